@@ -1,0 +1,114 @@
+"""Start a whole Millrace in an empty folder and print how long things take, client to client."""
+
+import argparse
+import base64
+import hashlib
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import httpx
+
+from tests.platform import Platform, start_platform, stop_platform
+
+HELLO = "exports.handler = async (payload) => ({ message: `Hello, ${payload.name || 'World'}!` });"
+LOGGING = HELLO.replace("=> (", "=> (console.log('greeting'), ")
+
+
+def main() -> None:
+    """Print one line per measure."""
+    options = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    options.add_argument("--runs", type=int, default=300, help="sync runs per measure")
+    options.add_argument("--idle", type=float, default=60, help="seconds of silence before the first run after idling")
+    options.add_argument("--idle-times", type=int, default=3)
+    chosen = options.parse_args()
+    print(f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}; "
+          "everything on one machine, sandbox strict, SQLite")
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        started = time.perf_counter()
+        running = start_platform(Path(folder) / "home")
+        print(f"{'start until the self-check is through':<52} {time.perf_counter() - started:8.1f} s")
+        try:
+            measure(running, chosen.runs, chosen.idle, chosen.idle_times)
+        finally:
+            stop_platform(running)
+
+
+def measure(running: Platform, runs: int, idle_s: float, idle_times: int) -> None:
+    """All measures on one running platform."""
+    with running.client() as client:
+        for name, source, isolation in (("plain", HELLO, "reuse"), ("logging", LOGGING, "reuse"),
+                                        ("fresh", HELLO, "fresh")):
+            create(client, name, source, isolation)
+        for name in ("plain", "logging"):
+            repeat(lambda name=name: execute(client, name), 20)  # type: ignore[misc]
+        report("sync hello, warm", repeat(lambda: execute(client, "plain"), runs))
+        report("sync hello with a log line, warm", repeat(lambda: execute(client, "logging"), runs))
+        report("sync hello, a fresh jail each, 200 ms apart", repeat(lambda: execute(client, "fresh"), 30, pause_s=0.2))
+        report("first run of a new script, 200 ms apart", first_runs(client, 20))
+        report("async accept", repeat(lambda: submit(client, "plain"), runs))
+        idle = [after_silence(client, idle_s) for _ in range(idle_times)]
+        report(f"first run after {idle_s:.0f} s of silence", idle)
+
+
+def repeat(action: Callable[[], None], times: int, pause_s: float = 0) -> list[float]:
+    """Milliseconds of each of so many calls, one at a time."""
+    taken = []
+    for _ in range(times):
+        time.sleep(pause_s)
+        began = time.perf_counter()
+        action()
+        taken.append((time.perf_counter() - began) * 1000)
+    return taken
+
+
+def first_runs(client: httpx.Client, count: int) -> list[float]:
+    """The first run of each of so many new scripts."""
+    taken = []
+    for number in range(count):
+        create(client, f"new-{number:02d}", f"{HELLO} // {number}", "reuse")
+        taken += repeat(lambda number=number: execute(client, f"new-{number:02d}"), 1, pause_s=0.2)  # type: ignore[misc]
+    return taken
+
+
+def after_silence(client: httpx.Client, idle_s: float) -> float:
+    """One run after nobody asked for anything for so long."""
+    return repeat(lambda: execute(client, "plain"), 1, pause_s=idle_s)[0]
+
+
+def create(client: httpx.Client, name: str, source: str, isolation: str) -> None:
+    """A script of this source."""
+    raw = source.encode()
+    client.post("/scripts", json={
+        "id": name, "display_name": name, "runtime": "nodejs20", "isolation": isolation,
+        "script_content": base64.b64encode(raw).decode(), "script_hash": hashlib.sha256(raw).hexdigest(),
+    }).raise_for_status()
+
+
+def execute(client: httpx.Client, name: str) -> None:
+    """One sync run; anything but its good end is an error."""
+    answer = client.post(f"/scripts/{name}/execute", json={"mode": "sync", "trigger_type": "http", "payload": {}})
+    if answer.status_code != 200 or answer.json()["status"] != "completed":
+        raise RuntimeError(f"{answer.status_code}: {answer.text}")
+
+
+def submit(client: httpx.Client, name: str) -> None:
+    """One async run accepted."""
+    client.post(
+        f"/scripts/{name}/execute", json={"mode": "async", "trigger_type": "http", "payload": {}}
+    ).raise_for_status()
+
+
+def report(name: str, taken: Sequence[float]) -> None:
+    """Minimum, median, 99th percentile and maximum in milliseconds."""
+    ordered = sorted(taken)
+    high = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    print(f"{name:<52} {ordered[0]:8.1f} min {statistics.median(ordered):8.1f} p50 {high:8.1f} p99 "
+          f"{ordered[-1]:8.1f} max ms  (n={len(ordered)})", flush=True)
+
+
+main()

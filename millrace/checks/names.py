@@ -1,0 +1,95 @@
+"""Names as the language sees them: escapes undone, reserved words, the characters of an identifier."""
+
+import functools
+import re
+import unicodedata
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text: a set that reads as a list."""
+    return frozenset(text.split())
+
+
+def byte_words(text: str) -> frozenset[bytes]:
+    """The same in bytes, as a source has them."""
+    return frozenset(text.encode().split())
+
+
+RESERVED = byte_words(
+    "break case catch class const continue debugger default delete do else enum export extends false finally "
+    "for function if import in instanceof new null return super switch this throw true try typeof var void "
+    "while with"
+)
+RESERVED_IN_STRICT = byte_words("implements interface let package private protected public static yield")
+NOT_ASSIGNABLE_IN_STRICT = frozenset((b"eval", b"arguments"))
+
+# What word processors and other keyboards put in place of JavaScript's own signs.
+_TYPOGRAPHIC = dict.fromkeys(
+    "\u00ab\u00bb\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f", "a plain quotation mark: ' or \""
+) | {
+    "\uff0c": "a plain comma",
+    "\uff1b": "a plain semicolon",
+    "\uff1a": "a plain colon",
+    "\uff08": "a plain parenthesis",
+    "\uff09": "a plain parenthesis",
+    "\u2013": "a plain minus sign",
+    "\u2014": "a plain minus sign",
+    "\u2026": "three plain dots",
+}
+_ESCAPE = re.compile(r"\\u(?:\{([0-9a-fA-F]+)\}|([0-9a-fA-F]{4}))")
+_START = frozenset(("Lu", "Ll", "Lt", "Lm", "Lo", "Nl"))
+_CONTINUE = _START | {"Mn", "Mc", "Nd", "Pc"}
+# Unassigned in the Unicode of this Python, perhaps assigned in the one of the engine.
+_UNKNOWN = "Cn"
+_OTHER_ID_START = frozenset("\u1885\u1886\u2118\u212e\u309b\u309c$_")
+_OTHER_ID_CONTINUE = frozenset("\u00b7\u0387\u1369\u136a\u136b\u136c\u136d\u136e\u136f\u1370\u1371\u19da\u200c\u200d")
+
+
+def canonical(text: bytes) -> bytes:
+    """An identifier with its unicode escapes undone: `\\u0065val` is `eval`."""
+    if b"\\" not in text:
+        return text
+    plain = _ESCAPE.sub(_character, text.decode("utf-8", "replace"))
+    return plain.encode("utf-8", "surrogatepass")
+
+
+def _character(match: re.Match[str]) -> str:
+    number = int((match.group(1) or match.group(2))[-8:], 16)
+    return chr(number) if number <= 0x10FFFF else "\ufffd"
+
+
+def stray_character(text: bytes) -> str | None:
+    """The first character of an identifier that may not stand there, escapes undone; None when all may."""
+    plain = canonical(text).decode("utf-8", "replace").removeprefix("#")
+    for index, character in enumerate(plain):
+        if not _allowed(character, first=index == 0):
+            return character
+    return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _allowed(character: str, *, first: bool) -> bool:
+    category = unicodedata.category(character)
+    if character in _OTHER_ID_START or category in _START or category == _UNKNOWN:
+        return True
+    return not first and (category in _CONTINUE or character in _OTHER_ID_CONTINUE)
+
+
+def describe(character: str) -> str:
+    """A character for a message: itself when it shows, and its number when it is not plain ASCII."""
+    if character.isascii() and character.isprintable():
+        return f"'{character}'"
+    shown = f"'{character}' " if character.isprintable() else ""
+    return f"{shown}(U+{ord(character):04X} {unicodedata.name(character, 'unnamed')})"
+
+
+def advice(character: str) -> str:
+    """What to write in place of a sign that only looks like JavaScript's; begins with a colon, or is empty."""
+    return f": write {_TYPOGRAPHIC[character]}" if character in _TYPOGRAPHIC else ""
+
+
+def show(text: bytes, limit: int = 40) -> str:
+    """Source text for a message: on one line, shortened."""
+    plain = " ".join(text[: limit * 8].decode("utf-8", "replace").split())
+    plain = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in plain)
+    return plain if len(plain) <= limit else plain[:limit] + "..."

@@ -1,0 +1,50 @@
+"""Reading runs back: pages, newest first, and what an event started."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from millrace.models import Run, Script
+
+# A page shows no input and no result, which may have 64 KiB each.
+_LISTED = tuple(field for field in Run._meta.sorted_fields if field.name not in ("payload", "result"))
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which runs: of one script, in these states, with these triggers, created from `since` until before `until`."""
+
+    script: str | None = None  # uuid
+    statuses: Sequence[str] = ()
+    triggers: Sequence[str] = ()
+    since: int | None = None
+    until: int | None = None
+
+
+def page(
+    workspace_id: str, wanted: Filter, before: tuple[int, str] | None, size: int
+) -> tuple[list[Run], tuple[int, str] | None]:
+    """Runs with their scripts, newest first, and where the next page begins (created_at, id)."""
+    query = Run.select(*_LISTED, Script).join(Script)
+    # One of the two, so that the database has no choice but the index that begins with it.
+    query = query.where(Run.workspace == workspace_id if wanted.script is None else Run.script == wanted.script)
+    if wanted.statuses:
+        query = query.where(Run.status.in_(wanted.statuses))
+    if wanted.triggers:
+        query = query.where(Run.trigger.in_(wanted.triggers))
+    if wanted.since is not None:
+        query = query.where(Run.created_at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(Run.created_at < wanted.until)
+    if before is not None:
+        created_at, run_id = before
+        query = query.where((Run.created_at < created_at) | ((Run.created_at == created_at) & (Run.id < run_id)))
+    rows = list(query.order_by(Run.created_at.desc(), Run.id.desc()).limit(size + 1))
+    more = len(rows) > size
+    rows = rows[:size]
+    return rows, (rows[-1].created_at, rows[-1].id) if more else None
+
+
+def started_by(event_id: str) -> list[Run]:
+    """The runs that an event started, with their scripts, oldest first."""
+    query = Run.select(*_LISTED, Script).join(Script).where(Run.event_id == event_id)
+    return list(query.order_by(Run.created_at, Run.id))

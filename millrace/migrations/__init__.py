@@ -1,0 +1,35 @@
+"""The schema's history: numbered files, each applied once, in order.
+
+A file's docstring says whether it may run before the new code is deployed, or must wait until after.
+"""
+
+from pathlib import Path
+
+import peewee
+from playhouse.migrations import Runner
+
+from millrace.database import is_sqlite
+
+_LOCK = 0x4D494C4C  # any number that no other program takes as its advisory lock
+
+
+def migrate(database: peewee.Database) -> list[str]:
+    """Apply what is missing; any number of processes may call it at once. Returns the names applied."""
+    runner = Runner(database, directory=str(Path(__file__).parent))
+    with database.connection_context():
+        if is_sqlite(database):
+            with database.atomic("IMMEDIATE"):
+                return list(runner.up())
+        database.execute_sql("SET lock_timeout = 0")  # another process may need long for its migrations
+        database.execute_sql("SELECT pg_advisory_lock(%s)", (_LOCK,))
+        database.execute_sql("RESET lock_timeout")
+        try:
+            return list(runner.up())
+        finally:
+            database.execute_sql("SELECT pg_advisory_unlock(%s)", (_LOCK,))
+
+
+def pending(database: peewee.Database) -> list[str]:
+    """The names of the files that are not applied yet."""
+    runner = Runner(database, directory=str(Path(__file__).parent))
+    return [each.name for each in runner.status() if not each.applied]

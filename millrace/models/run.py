@@ -1,0 +1,125 @@
+"""Runs, and what is kept with them."""
+
+import peewee
+
+from millrace.models.base import Json, Millis, Model
+from millrace.models.script import Script
+from millrace.models.workspace import Workspace
+
+QUEUED, RUNNING, WAITING = "queued", "running", "waiting"
+SUCCEEDED, FAILED, TIMED_OUT, CANCELLED = "succeeded", "failed", "timed_out", "cancelled"
+FINAL = (SUCCEEDED, FAILED, TIMED_OUT, CANCELLED)
+WORKER_LOST = "WORKER_LOST"  # the error code of a run whose worker died while the handler ran
+
+
+class Run(Model):
+    """One execution of one version.
+
+    `attempt` is the fencing token: every write of a worker names the attempt that it claimed.
+    `sent_at` is null while the run waits for a free place of its script; `available_at` is the moment
+    before which it may not start. `payload` and `result` hold JSON text; a large one lives in the object store
+    under `payload_key` or `result_key` instead. `log_chunks` without a `log_key` says that the log still has to be
+    made of its chunks.
+    """
+
+    id = peewee.CharField(max_length=36, primary_key=True)
+    workspace = peewee.ForeignKeyField(Workspace, backref="runs", index=False, on_delete="CASCADE")
+    workspace_id: str
+    script = peewee.ForeignKeyField(Script, backref="runs", index=False, on_delete="CASCADE")
+    script_id: str
+    version = peewee.IntegerField()
+    status = peewee.CharField(max_length=12)
+    trigger = peewee.CharField(max_length=10)  # api | manual | schedule | http | event | batch
+    mode = peewee.CharField(max_length=5)  # sync | async
+    caller_ip = peewee.CharField(max_length=64, default="")
+    payload = peewee.TextField(null=True)
+    payload_key = peewee.CharField(max_length=200, null=True)
+
+    created_at = Millis()
+    available_at = Millis()
+    sent_at = Millis(null=True)
+    started_at = Millis(null=True)
+    completed_at = Millis(null=True)
+    duration_ms = peewee.IntegerField(null=True)
+
+    attempt = peewee.IntegerField(default=0)
+    worker = peewee.CharField(max_length=80, null=True)
+    lease_until = Millis(null=True)
+    cancel_requested_at = Millis(null=True)
+
+    error = peewee.TextField(null=True)
+    error_code = peewee.CharField(max_length=40, null=True)
+    error_stack = peewee.TextField(null=True)
+    result = peewee.TextField(null=True)
+    result_key = peewee.CharField(max_length=200, null=True)
+    summary = Json(null=True)
+    log_key = peewee.CharField(max_length=200, null=True)
+    log_chunks = peewee.IntegerField(default=0)
+    usage = Json(null=True)
+
+    event_id = peewee.CharField(max_length=36, null=True)
+    due_at = Millis(null=True)
+    delivery_id = peewee.CharField(max_length=255, null=True)
+    depth = peewee.IntegerField(default=0)  # how many events lie between this run and a start from outside
+
+    class Meta:
+        indexes = (
+            (("script", "created_at", "id"), False),
+            (("workspace", "created_at", "id"), False),
+            # One run per (event, script), per due time and per delivery; nulls do not collide.
+            (("event_id", "script"), True),
+            (("script", "due_at"), True),
+            (("script", "delivery_id"), True),
+        )
+
+
+# The few runs that are not over, whatever the length of the history.
+# Their conditions have no parameters, for SQLite takes a partial index only if it can prove that it applies.
+Run.add_index(
+    Run.index(Run.script, Run.available_at, Run.id, name="run_waiting",
+              where=Run.sent_at.is_null() & Run.completed_at.is_null())
+)
+Run.add_index(
+    Run.index(Run.script, Run.sent_at, name="run_holding",
+              where=Run.sent_at.is_null(False) & Run.completed_at.is_null())
+)
+Run.add_index(
+    Run.index(Run.sent_at, name="run_sent",
+              where=Run.sent_at.is_null(False) & Run.started_at.is_null() & Run.completed_at.is_null())
+)
+Run.add_index(Run.index(Run.lease_until, name="run_leased", where=Run.lease_until.is_null(False)))
+Run.add_index(
+    Run.index(Run.completed_at, name="run_log_in_chunks",
+              where=Run.log_key.is_null() & Run.completed_at.is_null(False) & peewee.SQL("log_chunks > 0"))
+)
+
+
+class IdempotencyKey(Model):
+    """The run that an earlier request with this key started, and the digest of that request's body."""
+
+    id = peewee.AutoField()
+    script = peewee.ForeignKeyField(Script, backref="idempotency_keys", index=False, on_delete="CASCADE")
+    script_id: str
+    key = peewee.CharField(max_length=255)
+    digest = peewee.CharField(max_length=64)
+    run_id = peewee.CharField(max_length=36)
+    created_at = Millis(index=True)
+
+    class Meta:
+        indexes = ((("script", "key"), True),)
+
+
+class Artifact(Model):
+    """A file that a run wrote. The content type is kept here, since the object store may lose it."""
+
+    id = peewee.AutoField()
+    run = peewee.ForeignKeyField(Run, backref="artifacts", index=False, on_delete="CASCADE")
+    run_id: str
+    name = peewee.CharField(max_length=255)
+    size = peewee.BigIntegerField()
+    content_type = peewee.CharField(max_length=100)
+    object_key = peewee.CharField(max_length=400)
+    created_at = Millis()
+
+    class Meta:
+        indexes = ((("run", "name"), True),)

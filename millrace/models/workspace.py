@@ -1,0 +1,42 @@
+"""Tenants, their people and their keys."""
+
+import peewee
+
+from millrace.models.base import Millis, Model
+
+
+class Workspace(Model):
+    """The tenant. `data_key` is its key for secrets, wrapped under a master key (see `millrace.vault`)."""
+
+    id = peewee.CharField(max_length=64, primary_key=True)
+    name = peewee.CharField(max_length=200)
+    status = peewee.CharField(max_length=20, default="ready")  # ready | suspended
+    data_key = peewee.TextField()
+    created_at = Millis()
+
+
+class Member(Model):
+    """A person of a workspace. `password_hash` is argon2's."""
+
+    id = peewee.CharField(max_length=36, primary_key=True)
+    workspace = peewee.ForeignKeyField(Workspace, backref="members", index=False, on_delete="CASCADE")
+    workspace_id: str
+    email = peewee.CharField(max_length=254)
+    password_hash = peewee.CharField(max_length=200)
+    role = peewee.CharField(max_length=30)
+    created_at = Millis()
+
+    class Meta:
+        indexes = ((("workspace", "email"), True),)
+
+
+class ApiKey(Model):
+    """A key `mr_<id>_<secret>`: only the SHA-256 of the secret is kept, which is 256 random bits."""
+
+    id = peewee.CharField(max_length=24, primary_key=True)
+    workspace = peewee.ForeignKeyField(Workspace, backref="api_keys", on_delete="CASCADE")
+    workspace_id: str
+    name = peewee.CharField(max_length=100)
+    digest = peewee.CharField(max_length=64)
+    created_at = Millis()
+    revoked_at = Millis(null=True)

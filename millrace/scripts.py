@@ -1,0 +1,319 @@
+"""Scripts: create, change, read, delete; their versions, diff and rollback."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import peewee
+
+from millrace import diffs, events, runs, schedules, secrets, triggers
+from millrace.compiled import Row, place
+from millrace.database import transaction
+from millrace.errors import Conflict, Invalid, NotFound, TooLarge
+from millrace.models import Artifact, Run, Script, Version
+from millrace.models.run import FINAL
+from millrace.services import Services
+from millrace.triggers import Triggers
+
+SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+MEMORY_MB = (128, 1024)
+TIMEOUT_SECONDS = (5, 900)
+MAX_CONCURRENT_RUNS = (1, 1000)
+ISOLATION = ("reuse", "fresh")
+STATUS = ("active", "inactive")
+MAX_DIFF_LINES = 10_000
+
+# Columns that a booted jail has seen; changing one makes jails kept from before unfit.
+_SEEN_BY_JAIL = ("entry_point", "memory_mb", "timeout_seconds", "isolation", "egress_hosts")
+
+
+@dataclass(frozen=True)
+class NewScript:
+    """All that makes a script. `source` has passed the checks of `millrace.checks`."""
+
+    slug: str
+    display_name: str
+    runtime: str
+    source: bytes
+    description: str | None = None
+    entry_point: str = "exports.handler"
+    memory_mb: int = 256
+    timeout_seconds: int = 30
+    status: str = "active"
+    isolation: str = "reuse"
+    max_concurrent_runs: int = 10
+    egress_hosts: list[str] | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    schedule: str | None = None
+    time_zone: str | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    triggers: Triggers = field(default_factory=Triggers)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an update sets: `columns` of the script by name, and the rest where it is not None.
+
+    `schedule` of "" removes the schedule. `time_zone` alone moves the schedule that is there.
+    """
+
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    source: bytes | None = None
+    schedule: str | None = None
+    time_zone: str | None = None
+    secrets: Mapping[str, str] | None = None
+    triggers: Triggers | None = None
+
+
+def create(services: Services, workspace_id: str, new: NewScript) -> Script:
+    """A new script with version 1. Raises Conflict for a taken id, Invalid for a broken rule; then nothing is left."""
+    if not SLUG.fullmatch(new.slug):
+        raise Invalid("id must have 3 to 63 lowercase letters, digits and hyphens, and begin and end with a letter "
+                      "or digit.", field="id", value=new.slug)
+    if new.time_zone is not None and not new.schedule:
+        raise _zone_without_schedule(new.time_zone)
+    now = services.clock()
+    script = Script(
+        uuid=services.new_id(), workspace=workspace_id, slug=new.slug, display_name=new.display_name,
+        description=new.description, runtime=new.runtime, entry_point=new.entry_point, status=new.status, version=1,
+        memory_mb=new.memory_mb, timeout_seconds=new.timeout_seconds, isolation=new.isolation,
+        max_concurrent_runs=new.max_concurrent_runs, egress_hosts=new.egress_hosts, tags=dict(new.tags),
+        created_at=now, updated_at=now,
+    )
+    if _exists(workspace_id, new.slug):
+        raise _taken(new.slug)
+    key = _store_source(services, script.uuid, 1, new.source)
+    try:
+        with transaction():
+            script.save(force_insert=True)
+            _add_version(script, 1, new.source, key, now)
+            secrets.replace(services, script, new.secrets)
+            triggers.replace(services, script, new.triggers)
+            schedules.replace(services, script, new.schedule or None, new.time_zone)
+    except peewee.IntegrityError:
+        services.objects.delete([key])
+        if _exists(workspace_id, new.slug):
+            raise _taken(new.slug) from None
+        raise
+    except Exception:
+        # Whatever was refused inside, the source must not stay behind without a script.
+        services.objects.delete([key])
+        raise
+    return script
+
+
+def _exists(workspace_id: str, slug: str) -> bool:
+    return bool(Script.select().where(Script.workspace == workspace_id, Script.slug == slug).exists())
+
+
+def _taken(slug: str) -> Conflict:
+    return Conflict(f"A script with the id '{slug}' exists already.")
+
+
+def update(services: Services, script: Script, change: Change) -> Script:
+    """Change what is given and nothing else. New content makes a new version; the same content does not."""
+    now = services.clock()
+    current = version(script, script.version)
+    fresh = change.source is not None and _sha256(change.source) != current.hash
+    key = ""
+    if fresh and change.source is not None:
+        key = _store_source(services, script.uuid, script.version + 1, change.source)
+    try:
+        with transaction():
+            script = runs.lock_script(script.uuid)  # so that two updates at once do not undo each other
+            if fresh and change.source is not None:
+                _bump_version(script, current.number, change.source, key, now)
+            _apply(services, script, change)
+            script.updated_at = now
+            script.save()
+            fact = events.record_fact(
+                services, script.workspace_id, "script.updated",
+                {"script_id": script.slug, "script_version": script.version}, subject=script.slug,
+            )
+    except Exception:
+        if key:
+            services.objects.delete([key])
+        raise
+    if fact is not None:
+        services.bus.announce(fact)
+    return script
+
+
+def _apply(services: Services, script: Script, change: Change) -> None:
+    seen_before = [getattr(script, name) for name in _SEEN_BY_JAIL]
+    for name, value in change.columns.items():
+        setattr(script, name, value)
+    dirty = seen_before != [getattr(script, name) for name in _SEEN_BY_JAIL]
+    if change.secrets is not None:
+        dirty |= secrets.replace(services, script, change.secrets)
+    if dirty:
+        script.revision += 1
+    if change.triggers is not None:
+        triggers.replace(services, script, change.triggers)
+    if change.schedule == "" and change.time_zone is not None:
+        raise _zone_without_schedule(change.time_zone)
+    if change.schedule is not None:
+        schedules.replace(services, script, change.schedule or None, change.time_zone)
+    elif change.time_zone is not None:
+        present = schedules.of(script)
+        if present is None:
+            raise _zone_without_schedule(change.time_zone)
+        schedules.replace(services, script, present.expression, change.time_zone)
+
+
+def _zone_without_schedule(time_zone: str) -> Invalid:
+    return Invalid("time_zone has no meaning without a schedule.", field="time_zone", value=time_zone)
+
+
+def _bump_version(
+    script: Script, expected: int, source: bytes, key: str, now: int, restored: int | None = None
+) -> None:
+    if script.version != expected:
+        raise Conflict(f"Script '{script.slug}' was changed meanwhile: it has version {script.version} now.")
+    script.version += 1
+    _add_version(script, script.version, source, key, now, restored)
+
+
+def delete(services: Services, script: Script) -> None:
+    """Remove the script with its versions, secrets, triggers, schedule, runs, logs and artifacts."""
+    past = (
+        Run.select(Run.id, Run.status, Run.payload_key, Run.log_key, Run.result_key, Run.log_chunks)
+        .where(Run.script == script.uuid).namedtuples()
+    )
+    files = Artifact.select(Artifact.object_key).join(Run).where(Run.script == script.uuid)
+    with transaction():
+        try:
+            runs.lock_script(script.uuid)  # so that no run comes between the look and the deletion
+        except NotFound:
+            raise not_found(script.slug) from None
+        history, keys = list(past), [file.object_key for file in files]
+        Script.delete().where(Script.uuid == script.uuid).execute()
+    services.objects.delete_prefix(f"scripts/{script.uuid}/")
+    for run in history:
+        keys += [key for key in (run.payload_key, run.log_key, run.result_key) if key is not None]
+        if run.log_chunks or run.status not in FINAL:  # whose keys the row does not know
+            remove_objects_of_run(services, script.workspace_id, run.id)
+    services.objects.delete(keys)
+
+
+def remove_objects_of_run(services: Services, workspace_id: str, run_id: str) -> None:
+    """Delete everything that the object store holds of a run."""
+    services.objects.delete([f"logs/{workspace_id}/{run_id}.log", f"payloads/{workspace_id}/{run_id}.json"])
+    for kind in ("logs", "results", "artifacts"):
+        services.objects.delete_prefix(f"{kind}/{workspace_id}/{run_id}/")
+
+
+def find(workspace_id: str, slug: str) -> Script:
+    """The script of this id in this workspace, or NotFound."""
+    script = None
+    if SLUG.fullmatch(slug):  # nothing else can be one, and PostgreSQL refuses to look for a NUL
+        script = _BY_SLUG.get(workspace=workspace_id, slug=slug)
+    if script is None:
+        raise not_found(slug)
+    return script
+
+
+_BY_SLUG = Row(Script, lambda: (Script.workspace == place("workspace")) & (Script.slug == place("slug")))
+
+
+def not_found(slug: str) -> NotFound:
+    """The answer for an id that is not there, or not yours."""
+    return NotFound(f"There is no script '{slug}'.")
+
+
+def page(workspace_id: str, before: tuple[int, str] | None, size: int) -> tuple[list[Script], tuple[int, str] | None]:
+    """Scripts, newest first, and where the next page begins (created_at, uuid)."""
+    query = Script.select().where(Script.workspace == workspace_id)
+    if before is not None:
+        created_at, uuid = before
+        query = query.where(
+            (Script.created_at < created_at) | ((Script.created_at == created_at) & (Script.uuid < uuid))
+        )
+    rows = list(query.order_by(Script.created_at.desc(), Script.uuid.desc()).limit(size + 1))
+    more = len(rows) > size
+    rows = rows[:size]
+    return rows, (rows[-1].created_at, rows[-1].uuid) if more else None
+
+
+def version(script: Script, number: int) -> Version:
+    """One version, or NotFound."""
+    # A number beyond the column's range is no question for a database.
+    found = None
+    if 1 <= number < 2**31:
+        found = Version.get_or_none(Version.script == script.uuid, Version.number == number)
+    if found is None:
+        raise NotFound(f"Script '{script.slug}' has no version {number}.")
+    return found
+
+
+def versions(script: Script, *, before: int | None = None, size: int | None = None) -> list[Version]:
+    """Versions, newest first: all, or `size` of those that are older than number `before`."""
+    query = Version.select().where(Version.script == script.uuid)
+    if before is not None:
+        query = query.where(Version.number < before)
+    return list(query.order_by(Version.number.desc()).limit(size))
+
+
+def source(services: Services, stored: Version) -> bytes:
+    """A version's source. Raises NotFound when the store has lost it."""
+    content = services.objects.get(stored.object_key)
+    if content is None:
+        raise NotFound(f"The source of version {stored.number} is missing in the object store.")
+    return content
+
+
+def diff(services: Services, script: Script, number: int, against: int) -> str:
+    """What changed from version `against` to version `number`, as a unified diff; "" when nothing did.
+
+    Raises TooLarge for more than `MAX_DIFF_LINES`.
+    """
+    old, new = (source(services, version(script, each)) for each in (against, number))
+    longer = max(text.count(b"\n") for text in (old, new))
+    if longer > MAX_DIFF_LINES:
+        raise TooLarge(f"A source of {longer} lines is not compared, {MAX_DIFF_LINES} at most.")
+    return diffs.unified(old.decode(), new.decode(), f"{script.slug}@{against}", f"{script.slug}@{number}")
+
+
+def rollback(services: Services, script: Script, number: int) -> Script:
+    """A new version with the content of an old one; versions are never rewritten."""
+    now = services.clock()
+    content = source(services, version(script, number))
+    expected = script.version
+    key = _store_source(services, script.uuid, expected + 1, content)
+    try:
+        with transaction():
+            script = runs.lock_script(script.uuid)  # so that two updates at once do not undo each other
+            _bump_version(script, expected, content, key, now, restored=number)
+            script.updated_at = now
+            script.save()
+            fact = events.record_fact(
+                services, script.workspace_id, "script.updated",
+                {"script_id": script.slug, "script_version": script.version}, subject=script.slug,
+            )
+    except Exception:
+        services.objects.delete([key])
+        raise
+    if fact is not None:
+        services.bus.announce(fact)
+    return script
+
+
+def _add_version(
+    script: Script, number: int, content: bytes, key: str, now: int, restored: int | None = None
+) -> None:
+    Version.create(script=script.uuid, number=number, hash=_sha256(content), size=len(content), object_key=key,
+                   created_at=now, restored_from=restored)
+
+
+def _store_source(services: Services, uuid: str, number: int, content: bytes) -> str:
+    # The hash keeps two updates at once from writing to the same key; a token keeps a failed one from deleting
+    # what the other wrote, should both carry the same content.
+    key = f"scripts/{uuid}/{number}-{_sha256(content)[:12]}-{services.new_id()[-8:]}.js"
+    services.objects.put(key, content, content_type="text/javascript")
+    return key
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,97 @@
+"""Tenants: made at the start or by an operator; their keys, and who is asking."""
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+
+import argon2
+import peewee
+
+from millrace import ids
+from millrace.compiled import Compiled, place
+from millrace.database import transaction
+from millrace.errors import Conflict, Denied, Invalid, NotFound
+from millrace.models import ApiKey, Member, Workspace
+from millrace.services import Services
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_KEY = re.compile(r"mr_([A-Za-z0-9]{16})_([A-Za-z0-9_-]{43})")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a new workspace's owner needs to sign in; shown once."""
+
+    workspace: str
+    api_key: str
+    email: str
+    password: str
+
+
+def create(services: Services, workspace_id: str, name: str) -> Workspace:
+    """A new tenant with a data key of its own. Raises Conflict when the id is taken."""
+    if not _ID.fullmatch(workspace_id):
+        raise Invalid("A workspace's id has up to 64 letters, digits, '_' and '-'.", field="workspace",
+                      value=workspace_id)
+    try:
+        with transaction():
+            return Workspace.create(
+                id=workspace_id, name=name, data_key=services.keyring.new_data_key(), created_at=services.clock()
+            )
+    except peewee.IntegrityError:
+        raise Conflict(f"A workspace '{workspace_id}' exists already.") from None
+
+
+def bootstrap(services: Services, workspace_id: str, email: str) -> Owner:
+    """The first workspace with its owner and an API key. Raises Conflict when it exists already."""
+    password = ids.new_token(12)
+    with transaction():
+        create(services, workspace_id, workspace_id)
+        Member.create(
+            id=services.new_id(), workspace=workspace_id, email=email, role="owner", created_at=services.clock(),
+            password_hash=argon2.PasswordHasher().hash(password),
+        )
+        api_key = new_api_key(services, workspace_id, "first key")
+    return Owner(workspace_id, api_key, email, password)
+
+
+def new_api_key(services: Services, workspace_id: str, name: str) -> str:
+    """A new key for this workspace; the only time that its text exists."""
+    if not Workspace.select().where(Workspace.id == workspace_id).exists():
+        raise NotFound(f"There is no workspace '{workspace_id}'.")
+    public = re.sub("[^A-Za-z0-9]", "", ids.new_token(32))[:16].ljust(16, "0")
+    secret = ids.new_token(32)
+    ApiKey.create(id=public, workspace=workspace_id, name=name, digest=_digest(secret), created_at=services.clock())
+    return f"mr_{public}_{secret}"
+
+
+def revoke_api_key(services: Services, workspace_id: str, key_id: str) -> None:
+    """The key stops working at once."""
+    changed = (
+        ApiKey.update(revoked_at=services.clock())
+        .where(ApiKey.id == key_id, ApiKey.workspace == workspace_id, ApiKey.revoked_at.is_null())
+        .execute()
+    )
+    if not changed:
+        raise NotFound(f"There is no API key '{key_id}'.")
+
+
+def authenticate(api_key: str) -> Workspace:
+    """The workspace that this key belongs to, without its data key. Raises Denied for anything but a live key."""
+    parts = _KEY.fullmatch(api_key)
+    found = _LIVE_KEY.execute(id=parts[1]).fetchone() if parts is not None else None
+    if parts is None or found is None or not hmac.compare_digest(found[0], _digest(parts[2])):
+        raise Denied("The API key is not valid.")
+    return Workspace(id=found[1], name=found[2], status=found[3])
+
+
+_LIVE_KEY = Compiled(
+    lambda: ApiKey.select(ApiKey.digest, Workspace.id, Workspace.name, Workspace.status)
+    .join(Workspace)
+    .where(ApiKey.id == place("id"), ApiKey.revoked_at.is_null())
+)
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

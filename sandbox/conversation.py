@@ -1,0 +1,343 @@
+"""One job's talk with its jail: hands the job over, passes on what the jail says, watches the clock."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from sandbox import output, protocol, verdict
+from sandbox.jail import Pipes
+from sandbox.job import CallRefused, Job, Kind, ScriptError, Sink
+
+_TICK_S = 0.1
+"""How often a set `cancel` is looked for, and how long a log line may wait."""
+_FLUSH_BYTES = 256 * 1024
+_CHUNK_BYTES = 256 * 1024
+_STDERR_TAIL_BYTES = 16 * 1024
+_DRAIN_BYTES = 4 * 1024 * 1024
+_THROTTLE_S = 0.02
+"""A run that floods a full log is read this seldom: it costs nearly nothing, and the script feels it."""
+_UNANSWERED_BYTES = 16 * 1024 * 1024
+_ERROR_KINDS = frozenset(
+    {
+        Kind.EXCEPTION,
+        Kind.EXIT,
+        Kind.NO_RESULT,
+        Kind.BAD_RESULT,
+        Kind.RESULT_TOO_LARGE,
+        Kind.NO_HANDLER,
+        Kind.LOAD_ERROR,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the talk ended. No kind: the jail fell silent, and its exit code has to tell."""
+
+    kind: Kind | None = None
+    result: bytes | None = None
+    error: ScriptError | None = None
+    clean: bool = False
+    """The jail may serve the next job of its key."""
+
+
+class Conversation:
+    """Used once, by one thread. The descriptors are the caller's to close."""
+
+    def __init__(self, job: Job, sink: Sink, cancel: threading.Event, pipes: Pipes, *, has_script: bool) -> None:
+        """`has_script`: the jail has run this key before and has its files."""
+        self._job = job
+        self._sink = sink
+        self._cancel = cancel
+        self._pipes = pipes
+        self._has_script = has_script
+        limits = job.limits
+        self._frames = protocol.FrameReader(
+            {
+                protocol.STARTED: 0,
+                protocol.RESULT: limits.result_bytes,
+                protocol.ERROR: 0,
+                protocol.ARTIFACT: limits.artifact_bytes,
+                protocol.CALL: protocol.CALL_BYTES,
+            }
+        )
+        self._records = protocol.LogReader()
+        self._raw = {pipes.stdout: output.RawLines(), pipes.stderr: output.RawLines()}
+        self._raw_level = {pipes.stdout: "STDOUT", pipes.stderr: "STDERR"}
+        self.log = output.LogFeed(limits.log_bytes, int(time.time() * 1000))
+        self._to_send: deque[memoryview] = deque()
+        self._unsent = 0
+        self._poll = select.poll()
+        self._polls_job = False
+        self._throttled = False
+        self._calls = 0
+        self._artifacts = 0
+        self._artifact_bytes = 0
+        self._last_flush = 0.0
+        self._ending: Ending | None = None
+        self.reached_handler = False
+        self.sdk_calls = 0
+        self.stderr_tail = b""
+
+    def run(self) -> Ending:
+        """Carry the job until the jail answers or falls silent, the time is up, or it is cancelled."""
+        if self._has_script and not self._discard_stale():
+            return Ending(Kind.CRASH, error=_broken("it went on writing after its last job"))
+        for fd in (self._pipes.control, *self._log_fds()):
+            self._poll.register(fd, select.POLLIN)
+        self._last_flush = time.monotonic()
+        deadline = self._last_flush + self._job.limits.timeout_ms / 1000
+        self._send(self._job_frame())
+        while self._ending is None:
+            now = time.monotonic()
+            if now >= deadline:
+                return Ending(Kind.TIMEOUT, error=verdict.timed_out(self._job.limits))
+            if self._cancel.is_set():
+                return Ending(Kind.CANCELLED, error=verdict.cancelled())
+            tick = _THROTTLE_S if self._throttled else _TICK_S
+            self._serve(self._poll.poll(max(1, 1000 * min(tick, deadline - now) + 0.5)))
+            self._flush_when_due()
+        return self._ending
+
+    def drain(self) -> None:
+        """Read what the jail wrote before its end, and pass on every line that is left."""
+        for fd in self._log_fds():
+            left = _DRAIN_BYTES
+            while left > 0 and (chunk := _read(fd)):
+                left -= len(chunk)
+                self._on_log_chunk(fd, chunk)
+        for fd, lines in self._raw.items():
+            self.log.add_raw(self._raw_level[fd], lines.end())
+        self.log.end()
+        self._flush()
+
+    def _log_fds(self) -> tuple[int, int, int]:
+        return (self._pipes.log, self._pipes.stdout, self._pipes.stderr)
+
+    def _discard_stale(self) -> bool:
+        """Drop what was written between two jobs; False if that does not come to an end."""
+        for fd in (self._pipes.control, *self._log_fds()):
+            left = 2 * 1024 * 1024
+            while chunk := _read(fd):
+                left -= len(chunk)
+                if left < 0:
+                    return False
+        return True
+
+    # To the jail
+
+    def _job_frame(self) -> bytes:
+        job, limits = self._job, self._job.limits
+        files = None if self._has_script else [(path, len(data)) for path, data in job.files.items()]
+        header = {
+            "main": job.main,
+            "entry_point": job.entry_point,
+            "context": dict(job.context),
+            "secrets": dict(job.secrets),
+            "env": dict(job.env),
+            "timeout_ms": limits.timeout_ms,
+            "limits": {
+                "result_bytes": limits.result_bytes,
+                "log_bytes": limits.log_bytes,
+                "artifact_bytes": limits.artifact_bytes,
+                "artifacts": limits.artifacts,
+            },
+            "payload": len(job.payload),
+            "files": files,
+        }
+        data = job.payload if self._has_script else b"".join((job.payload, *job.files.values()))
+        return protocol.encode_frame(protocol.JOB, header, data)
+
+    def _send(self, frame: bytes) -> None:
+        self._to_send.append(memoryview(frame))
+        self._unsent += len(frame)
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._to_send:
+                rest = self._to_send[0]
+                sent = os.write(self._pipes.job, rest)
+                self._unsent -= sent
+                if sent == len(rest):
+                    self._to_send.popleft()
+                else:
+                    self._to_send[0] = rest[sent:]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            # The jail is gone or closed its ear; the control channel or the clock will tell.
+            self._to_send.clear()
+        if bool(self._to_send) != self._polls_job:
+            self._polls_job = bool(self._to_send)
+            if self._polls_job:
+                self._poll.register(self._pipes.job, select.POLLOUT)
+            else:
+                self._poll.unregister(self._pipes.job)
+
+    # From the jail
+
+    def _serve(self, events: list[tuple[int, int]]) -> None:
+        if self._throttled:
+            for fd in self._log_fds():
+                self.log.drop(len(_read(fd, 1024 * 1024)))
+        silent = False
+        for fd, _ in events:
+            if fd == self._pipes.job:
+                self._write()
+                continue
+            chunk = _read(fd)
+            if fd == self._pipes.control:
+                silent = not self._on_control_chunk(chunk)
+            elif chunk:
+                self._on_log_chunk(fd, chunk)
+            else:
+                self._poll.unregister(fd)
+        if silent and self._ending is None:
+            self._ending = Ending()
+        if self.log.is_full and not self._throttled:
+            self._throttled = True
+            for fd in self._log_fds():
+                with contextlib.suppress(KeyError):
+                    self._poll.unregister(fd)
+
+    def _on_log_chunk(self, fd: int, chunk: bytes) -> None:
+        if fd == self._pipes.stderr:
+            self.stderr_tail = (self.stderr_tail + chunk)[-_STDERR_TAIL_BYTES:]
+        if self.log.is_full:
+            self.log.drop(len(chunk))
+        elif fd != self._pipes.log:
+            self.log.add_raw(self._raw_level[fd], self._raw[fd].feed(chunk))
+        else:
+            was_whole = self._records.damage is None
+            self.log.add_records(self._records.feed(chunk))
+            if was_whole and self._records.damage is not None:
+                damage = self._records.damage
+                self.log.note(f"The log ends here, since the script damaged its log channel: {damage}")
+
+    def _on_control_chunk(self, chunk: bytes) -> bool:
+        """False at the end of file."""
+        try:
+            for frame in self._frames.feed(chunk):
+                self._on_frame(frame)
+                if self._ending is not None:
+                    break
+        except protocol.TooLarge as error:
+            if error.frame_type == protocol.RESULT:
+                message = f"The result is {error.size} bytes; at most {error.bound} are allowed"
+                self._ending = Ending(Kind.RESULT_TOO_LARGE, error=ScriptError("ResultTooLarge", message))
+            else:
+                self._ending = Ending(Kind.CRASH, error=_broken(str(error)))
+        except protocol.ProtocolError as error:
+            self._ending = Ending(Kind.CRASH, error=_broken(str(error)))
+        return bool(chunk)
+
+    def _on_frame(self, frame: protocol.Frame) -> None:
+        if frame.type == protocol.STARTED:
+            if not self.reached_handler:
+                self.reached_handler = True
+                self._sink.on_start()
+        elif frame.type == protocol.RESULT:
+            self._on_result(frame)
+        elif frame.type == protocol.ERROR:
+            self._on_error(frame)
+        else:
+            self._on_request(frame)
+
+    def _on_result(self, frame: protocol.Frame) -> None:
+        self.reached_handler = True
+        self._count_dropped(frame)
+        try:
+            result = output.checked_result(frame.data)
+        except protocol.ProtocolError as error:
+            message = f"The handler's result is not JSON that can be kept: {error}"
+            self._ending = Ending(Kind.BAD_RESULT, error=ScriptError("BadResult", message))
+            return
+        self._ending = Ending(Kind.SUCCEEDED, result=result, clean=frame.header.get("left") == [])
+
+    def _on_error(self, frame: protocol.Frame) -> None:
+        self._count_dropped(frame)
+        kind = frame.header.get("kind")
+        if not isinstance(kind, str) or kind not in _ERROR_KINDS:
+            self._ending = Ending(Kind.CRASH, error=_broken("it reported a failure of no known kind"))
+            return
+
+        def text(key: str, limit: int) -> str:
+            return output.clean(str(frame.header.get(key, "")), limit)
+
+        error = ScriptError(text("name", 200), text("message", 16 * 1024), text("stack", 64 * 1024))
+        self._ending = Ending(Kind(kind), error=error)
+
+    def _count_dropped(self, frame: protocol.Frame) -> None:
+        dropped = frame.header.get("log_dropped")
+        if isinstance(dropped, int) and 0 < dropped < 2**53:
+            self.log.drop(dropped)
+
+    def _on_request(self, frame: protocol.Frame) -> None:
+        """An artifact or an SDK call: each is answered, so that the script's promise settles."""
+        self._calls += 1
+        if self._calls > protocol.CALLS or self._unsent > _UNANSWERED_BYTES:
+            raise protocol.ProtocolError("it made more calls than a run may make, or did not read the answers")
+        number = frame.header.get("id")
+        if not isinstance(number, int) or abs(number) > 2**53:
+            raise protocol.ProtocolError("a call has no number")
+        try:
+            answer = self._call(frame) if frame.type == protocol.CALL else None
+            if frame.type == protocol.ARTIFACT:
+                self._artifact(frame)
+            data = json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+            if len(data) > protocol.REPLY_BYTES:
+                raise CallRefused(f"the answer is {len(data)} bytes; at most {protocol.REPLY_BYTES} are allowed")
+        except CallRefused as refused:
+            self._send(
+                protocol.encode_frame(protocol.REPLY, {"id": number, "ok": False}, json.dumps(str(refused)).encode())
+            )
+        else:
+            self._send(protocol.encode_frame(protocol.REPLY, {"id": number, "ok": True}, data))
+
+    def _call(self, frame: protocol.Frame) -> object:
+        self.sdk_calls += 1
+        method, params = frame.header.get("method"), protocol.parse_json(frame.data)
+        if not isinstance(method, str) or len(method) > 100 or not isinstance(params, dict):
+            raise CallRefused("a call needs the name of a method and an object of parameters")
+        return self._sink.on_call(output.clean(method), params)
+
+    def _artifact(self, frame: protocol.Frame) -> None:
+        name, content_type = frame.header.get("name"), frame.header.get("content_type")
+        if not output.is_artifact_name(name) or not output.is_content_type(content_type):
+            raise CallRefused("the artifact's name or content type is not allowed")
+        self._artifacts += 1
+        self._artifact_bytes += len(frame.data)
+        limits = self._job.limits
+        if self._artifacts > limits.artifacts or self._artifact_bytes > limits.artifact_bytes:
+            raise CallRefused(f"a run may write {limits.artifacts} artifacts of {limits.artifact_bytes} bytes in all")
+        self._sink.on_artifact(name, content_type, frame.data)
+
+    # To the sink
+
+    def _flush_when_due(self) -> None:
+        if self.log.pending_bytes >= _FLUSH_BYTES or time.monotonic() - self._last_flush >= _TICK_S:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.log.has_lines:
+            self._sink.on_log(self.log.take())
+        self._last_flush = time.monotonic()
+
+
+def _read(fd: int, size: int = _CHUNK_BYTES) -> bytes:
+    try:
+        return os.read(fd, size)
+    except BlockingIOError:
+        return b""
+
+
+def _broken(what: str) -> ScriptError:
+    return ScriptError("Crash", f"The script's process broke its channel to the platform: {what}")

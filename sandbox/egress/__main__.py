@@ -1,0 +1,38 @@
+"""python -m sandbox.egress FD: the egress proxy, led by whoever holds the other end of the socket FD."""
+
+import asyncio
+import resource
+import signal
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from sandbox.egress.control import Control
+
+_RESOLVER_THREADS = 32
+
+
+async def serve(descriptor: int) -> None:
+    """Serves until the launcher closes its end or the process is told to stop."""
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolve"))
+    control = Control()
+    loop.add_signal_handler(signal.SIGTERM, control.ended.set)
+    transport, _ = await loop.connect_accepted_socket(lambda: control, socket.socket(fileno=descriptor))
+    await control.ended.wait()
+    transport.close()
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) != 1 or not arguments[0].isdigit():
+        sys.exit("usage: python -m sandbox.egress FD")
+    # Two descriptors for every connection of every slot.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Ctrl-C is for the supervisor, which ends the launcher in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asyncio.run(serve(int(arguments[0])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,197 @@
+"""What goes into the sandbox and what comes out: plain frozen values, no behaviour."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+JSON = Any
+"""A JSON value: None, bool, int, float, str, list or dict with str keys."""
+
+MIB = 1024 * 1024
+
+LogLevel = Literal["DEBUG", "INFO", "WARN", "ERROR", "STDOUT", "STDERR", "SYSTEM"]
+JailOrigin = Literal["reused", "warm", "cold"]
+
+
+class Kind(enum.StrEnum):
+    """How a run ended. Only `SUCCEEDED` has a result; every other kind has an error."""
+
+    SUCCEEDED = "succeeded"
+    EXCEPTION = "exception"
+    """The handler threw, its promise was rejected, or an error was left unhandled."""
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    """The memory limit was reached, in the jail's cgroup or in the runtime's own heap."""
+    KILLED = "killed"
+    """A forbidden system call, or a signal from outside."""
+    CRASH = "crash"
+    """The runtime itself died, for instance by a segmentation fault."""
+    EXIT = "exit"
+    """The script ended its own process."""
+    NO_RESULT = "no_result"
+    """Nothing was left to wait for and the handler's promise was still pending."""
+    BAD_RESULT = "bad_result"
+    """What the handler returned is not JSON."""
+    RESULT_TOO_LARGE = "result_too_large"
+    NO_HANDLER = "no_handler"
+    """The script loaded but does not export the entry point."""
+    LOAD_ERROR = "load_error"
+    """The script did not load: a syntax error, a missing module, an error at the top level."""
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one run may use. Raises ValueError, naming field, value and rule, when one is out of range."""
+
+    memory_mb: int = 256
+    timeout_ms: int = 30_000
+    pids: int = 64
+    """Processes and threads together; Node needs about 12 for itself."""
+    cpus: float = 1.0
+    result_bytes: int = 6 * MIB
+    log_bytes: int = 100 * MIB
+    """Text of all log lines, and 16 bytes for each line."""
+    artifact_bytes: int = 64 * MIB
+    """All artifacts of a run together."""
+    artifacts: int = 100
+
+    def __post_init__(self) -> None:
+        ranges: tuple[tuple[str, float, float], ...] = (
+            ("memory_mb", 64, 16_384),
+            ("timeout_ms", 1, 900_000),
+            ("pids", 16, 1_024),
+            ("cpus", 0.05, 64),
+            ("result_bytes", 1, 64 * MIB),
+            ("log_bytes", 0, 1024 * MIB),
+            ("artifact_bytes", 0, 1024 * MIB),
+            ("artifacts", 0, 10_000),
+        )
+        for name, low, high in ranges:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}, but must be between {low:g} and {high:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One execution of one handler."""
+
+    run_id: str
+    files: Mapping[str, bytes]
+    """Source by relative path with forward slashes; a script of one file is {"index.js": ...}."""
+    payload: bytes = b"null"
+    """JSON text, handed to the handler as its first argument."""
+    runtime: str = "nodejs20"
+    main: str = "index.js"
+    entry_point: str = "exports.handler"
+    """Name of the exported function; a leading `exports.` or `module.exports.` does not matter."""
+    context: Mapping[str, JSON] = field(default_factory=dict)
+    """Members of the handler's second argument, such as runId and workspaceId."""
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    reuse_key: str | None = None
+    """Jobs with equal keys may share a jail, one after the other; None means a jail of its own. The key
+    must change whenever files, secrets or env change: a reused jail keeps the code that it loaded."""
+    egress_hosts: tuple[str, ...] | None = None
+    """Hosts that the script may reach; None means any public host, () none."""
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    time_ms: int
+    """Epoch milliseconds; never before the run's start, never later than its arrival, never falling."""
+    level: LogLevel
+    text: str
+    """Valid Unicode without lone surrogates. May hold line breaks and control characters: it is data."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptError:
+    name: str
+    message: str
+    stack: str = ""
+    """The script's own stack lines only, with file names as the script knows them. May be empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A connection that the egress proxy did not allow."""
+
+    host: str
+    port: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a run used, as seen from outside the jail."""
+
+    cpu_ms: float = 0.0
+    peak_memory_bytes: int = 0
+    log_bytes: int = 0
+    """Bytes of log text that were delivered."""
+    log_truncated: bool = False
+    egress_bytes_in: int = 0
+    egress_bytes_out: int = 0
+    sdk_calls: int = 0
+    jail: JailOrigin = "cold"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    kind: Kind
+    result: bytes | None = None
+    """JSON text in UTF-8, without NaN and lone surrogates; set if and only if kind is SUCCEEDED."""
+    error: ScriptError | None = None
+    """Set if and only if kind is not SUCCEEDED."""
+    reached_handler: bool = False
+    duration_ms: float = 0.0
+    """From the moment the job was handed to the jail to its end."""
+    usage: Usage = field(default_factory=Usage)
+    refused: tuple[Refused, ...] = ()
+
+
+class CallRefused(Exception):
+    """Raised by a sink: the SDK call is refused, and the script's promise is rejected with this message."""
+
+
+class Abandoned(Exception):
+    """Raised by `Sandbox.run` when the sink's `on_assigned` said no; nothing was sent to a jail."""
+
+
+class SandboxUnavailable(Exception):
+    """The platform failed, not the script: the launcher is gone, or no jail could be booted."""
+
+    def __init__(self, message: str, *, reached_handler: bool = False) -> None:
+        super().__init__(message)
+        self.reached_handler = reached_handler
+        """False promises that no line of the handler was executed, so that the run is safe to repeat."""
+
+
+class Sink(Protocol):
+    """Receives what a run says while it runs. Called from the thread that called `Sandbox.run` only.
+
+    An exception from a sink kills the jail and leaves `run`; only `CallRefused` from `on_call` or
+    `on_artifact` is an answer to the script.
+    """
+
+    def on_assigned(self) -> bool:
+        """A jail is in hand and the job has not been sent yet. False abandons the job: `run` raises
+        Abandoned."""
+
+    def on_start(self) -> None:
+        """The handler is about to be entered: the script's top level has run without an error."""
+
+    def on_log(self, lines: Sequence[LogLine]) -> None:
+        """New lines in order, at least every 250 ms while there are some."""
+
+    def on_artifact(self, name: str, content_type: str, data: bytes) -> None:
+        """A whole artifact. `name` matches [A-Za-z0-9][A-Za-z0-9._-]{0,127}."""
+
+    def on_call(self, method: str, params: dict[str, JSON]) -> JSON:
+        """A call of the script's SDK, such as `events.publish`; what is returned resolves its promise."""

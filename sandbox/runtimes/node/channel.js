@@ -1,0 +1,130 @@
+'use strict';
+// The three descriptors to the platform. 3: frames in (job, replies). 4: frames out (result, artifacts,
+// SDK calls). 5: log records out. Writes are synchronous, so that what was written survives any death, and
+// so that a result can never overtake the log lines that came before it.
+//
+// Frame: u32 body length | u8 type | u32 header length | header (JSON) | data.    All numbers big-endian.
+// Log record: u32 body length | u8 level | f64 epoch milliseconds | text (UTF-8).
+// sandbox/protocol.py is the other side.
+
+const fs = require('node:fs');
+const net = require('node:net');
+
+const { readSync, writeSync } = fs;
+const { parse, stringify } = JSON;
+const { wait } = Atomics;
+const bufferFrom = Buffer.from;
+const allocUnsafe = Buffer.allocUnsafe;
+const concat = Buffer.concat;
+const pause = new Int32Array(new SharedArrayBuffer(4));
+
+const JOB_FD = 3;
+const CONTROL_FD = 4;
+const LOG_FD = 5;
+const LOG_RECORD_BYTES = 256 * 1024;
+const NOTHING = Buffer.alloc(0);
+
+let muted = false;
+
+/** While muted nothing is written; for the bootstrap's rehearsal. */
+function mute(on) {
+  muted = on;
+}
+
+function writeAll(fd, buffer) {
+  let offset = muted ? buffer.length : 0;
+  while (offset < buffer.length) {
+    try {
+      offset += writeSync(fd, buffer, offset, buffer.length - offset);
+    } catch (error) {
+      // Only a script that reopened the descriptor as a stream makes it non-blocking.
+      if (error.code !== 'EAGAIN') throw error;
+      wait(pause, 0, 0, 1);
+    }
+  }
+}
+
+/** Send one frame. `header` should have no prototype, so that a script's toJSON can't reach it. */
+function send(type, header, data = NOTHING) {
+  const head = bufferFrom(stringify(header), 'utf8');
+  const start = allocUnsafe(9);
+  start.writeUInt32BE(5 + head.length + data.length, 0);
+  start.writeUInt8(type.charCodeAt(0), 4);
+  start.writeUInt32BE(head.length, 5);
+  writeAll(CONTROL_FD, concat([start, head, data]));
+}
+
+/** Write one log line; a very long one becomes several records, cut between characters. */
+function sendLog(level, time, text) {
+  const bytes = bufferFrom(text, 'utf8');
+  let from = 0;
+  do {
+    let to = from + LOG_RECORD_BYTES;
+    if (to >= bytes.length) to = bytes.length;
+    else while ((bytes[to] & 0xc0) === 0x80) to -= 1;
+    const record = allocUnsafe(13 + to - from);
+    record.writeUInt32BE(9 + to - from, 0);
+    record.writeUInt8(level.charCodeAt(0), 4);
+    record.writeDoubleBE(time, 5);
+    bytes.copy(record, 13, from, to);
+    writeAll(LOG_FD, record);
+    from = to;
+  } while (from < bytes.length);
+}
+
+function decode(body) {
+  const dataStart = 5 + body.readUInt32BE(1);
+  return [String.fromCharCode(body[0]), parse(body.toString('utf8', 5, dataStart)), body.subarray(dataStart)];
+}
+
+function readExactly(size) {
+  const buffer = allocUnsafe(size);
+  for (let at = 0; at < size; ) {
+    const got = readSync(JOB_FD, buffer, at, size - at, null);
+    if (got === 0) process.reallyExit(0);
+    at += got;
+  }
+  return buffer;
+}
+
+/** Block until the platform sends a frame. Only before `hold` was called; costs far less than a first event. */
+function waitForFrame() {
+  return decode(readExactly(readExactly(4).readUInt32BE(0)));
+}
+
+let ear = null;
+
+/** Keep the process alive to hear the platform; `onFrame(type, header, data)` is called for each frame. */
+function hold(onFrame) {
+  if (ear === null) {
+    ear = new net.Socket({ fd: JOB_FD, readable: true, writable: false });
+    listen(ear, onFrame);
+  }
+  ear.ref();
+}
+
+/** Let the process end when nothing but the platform is left to wait for. */
+function letGo() {
+  if (ear !== null) ear.unref();
+}
+
+function listen(socket, onFrame) {
+  let chunks = [];
+  let size = 0;
+  socket.on('data', (chunk) => {
+    chunks.push(chunk);
+    size += chunk.length;
+    while (size >= 4) {
+      if (chunks[0].length < 4) chunks = [concat(chunks, size)];
+      const length = chunks[0].readUInt32BE(0);
+      if (size < 4 + length) return;
+      const all = chunks.length === 1 ? chunks[0] : concat(chunks, size);
+      const rest = all.subarray(4 + length);
+      chunks = rest.length ? [rest] : [];
+      size = rest.length;
+      onFrame(...decode(all.subarray(4, 4 + length)));
+    }
+  });
+}
+
+module.exports = { send, sendLog, waitForFrame, hold, letGo, mute };

@@ -1,0 +1,108 @@
+'use strict';
+// console.* and process.stdout/stderr become log records. One Console of Node's does the formatting, so that
+// groups, tables, counters, timers and util.format behave as everywhere; only levels and the sink are ours.
+
+const { Console } = require('node:console');
+const { Writable } = require('node:stream');
+const { StringDecoder } = require('node:string_decoder');
+const { format } = require('node:util');
+const channel = require('./channel.js');
+
+const now = Date.now;
+const byteLength = Buffer.byteLength;
+const LINE_OVERHEAD = 16; // As in sandbox/output.py.
+
+// The letters are sandbox/protocol.py's.
+const LEVELS = {
+  log: 'I', info: 'I', dir: 'I', dirxml: 'I', table: 'I', group: 'I', groupCollapsed: 'I', groupEnd: 'I',
+  count: 'I', countReset: 'W', time: 'W', timeLog: 'I', timeEnd: 'I', profile: 'D', profileEnd: 'D', timeStamp: 'D',
+  debug: 'D', trace: 'D', warn: 'W', error: 'E', assert: 'E',
+};
+
+// What the current run may still write; null between runs, when lines belong to nobody and are dropped.
+let budget = null;
+
+function open(bytes) {
+  budget = { left: bytes, dropped: 0 };
+}
+
+/** Ends the current run's log; returns how many bytes were not written because the limit was reached. */
+function close() {
+  const dropped = budget ? budget.dropped : 0;
+  budget = null;
+  return dropped;
+}
+
+function line(level, text) {
+  if (budget === null) return;
+  if (budget.left <= 0) {
+    budget.dropped += text.length;
+    return;
+  }
+  budget.left -= byteLength(text) + LINE_OVERHEAD;
+  channel.sendLog(level, now(), text);
+}
+
+function makeConsole() {
+  let level = 'I';
+  const sink = { write: (text) => line(level, text.endsWith('\n') ? text.slice(0, -1) : text) };
+  const inner = new Console({ stdout: sink, stderr: sink, ignoreErrors: false, colorMode: false });
+  const outer = globalThis.console;
+  for (const [method, letter] of Object.entries(LEVELS)) {
+    const write = inner[method];
+    outer[method] = (...args) => {
+      level = letter;
+      write(...args);
+    };
+  }
+  // Console's own stack would start inside this file.
+  outer.trace = function trace(...args) {
+    const error = new Error(format(...args));
+    error.name = 'Trace';
+    Error.captureStackTrace(error, trace);
+    line('D', error.stack);
+  };
+  outer.Console = Console;
+}
+
+function makeStream(level) {
+  const decoder = new StringDecoder('utf8');
+  let partial = '';
+  const stream = new Writable({
+    decodeStrings: true,
+    write(chunk, _encoding, done) {
+      const rows = (partial + decoder.write(chunk)).split('\n');
+      partial = rows.pop();
+      // A writer that never breaks its line must not fill the heap.
+      if (partial.length > 65536) rows.push(partial), (partial = '');
+      for (const row of rows) line(level, row);
+      done();
+    },
+  });
+  stream.flushPartial = () => {
+    if (partial) line(level, partial);
+    partial = '';
+  };
+  stream.isTTY = false;
+  return stream;
+}
+
+/** Replace console, process.stdout and process.stderr. Returns {open, close}: the log of one run. */
+function install() {
+  makeConsole();
+  const streams = { stdout: makeStream('O'), stderr: makeStream('R') };
+  for (const [name, stream] of Object.entries(streams)) {
+    Object.defineProperty(process, name, { value: stream, configurable: true, enumerable: true, writable: true });
+  }
+  const { stdout, stderr } = streams;
+  return {
+    open,
+    close() {
+      stdout.flushPartial();
+      stderr.flushPartial();
+      return close();
+    },
+  };
+}
+
+module.exports = { install };

@@ -1,0 +1,72 @@
+"""Repair: notices what was lost, and has it set right by `millrace.repair`."""
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from millrace import metrics, repair
+from millrace.repair import Lease
+from millrace.services import Services
+from scheduler.loop import Job
+
+PATIENCE_S = 8.0  # two renewals of a lease; workers renew each four seconds
+
+log = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """`monotonic` gives seconds that no one can set."""
+
+    def __init__(self, services: Services, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.services = services
+        self.monotonic = monotonic
+        self.seen: dict[Lease, float] = {}  # each lease as it stands, and since when it has stood so
+
+    def jobs(self) -> Sequence[Job]:
+        """What to do, and how often."""
+        return (
+            Job("lost workers", 2, self.end_lost),
+            Job("lost messages", 3, self.resend),
+            Job("lost announcements", 3, self.announce),
+            Job("logs in chunks", 5, self.join_logs),
+            Job("old idempotency keys", 60, self.forget_keys),
+        )
+
+    def end_lost(self) -> None:
+        """End runs whose worker was lost.
+
+        The wall clock alone does not say so: one that jumps ahead, or another host's, would condemn live
+        workers. A lease must have lapsed, and must have stood unchanged for `PATIENCE_S` before our eyes.
+        """
+        moment, now = self.monotonic(), self.services.clock()
+        self.seen = {lease: self.seen.get(lease, moment) for lease in repair.leases()}
+        for lease, since in self.seen.items():
+            if not repair.has_lapsed(lease, now) or moment - since < PATIENCE_S:
+                continue
+            if repair.safely("a lease", lease.run_id, functools.partial(repair.fail_lost, self.services, lease)):
+                log.warning("a worker was lost", extra={"run": lease.run_id, "attempt": str(lease.attempt)})
+                metrics.repairs().labels("worker_lost").inc()
+
+    def resend(self) -> None:
+        """Send runs again whose message was lost."""
+        self._tell("message_lost", repair.resend_stuck(self.services))
+
+    def announce(self) -> None:
+        """Announce events again whose announcement was lost."""
+        self._tell("announcement_lost", repair.announce_unrouted(self.services))
+
+    def join_logs(self) -> None:
+        """Join the logs of runs that ended without."""
+        self._tell("log_in_chunks", repair.join_logs(self.services))
+
+    def forget_keys(self) -> None:
+        """Forget idempotency keys that are no longer honoured; no repair, just tidy."""
+        forgotten = repair.forget_keys(self.services)
+        if forgotten:
+            log.info("%d idempotency keys forgotten", forgotten)
+
+    def _tell(self, kind: str, count: int) -> None:
+        if count:
+            log.warning("repaired: %s, %d", kind, count)
+            metrics.repairs().labels(kind).inc(count)

@@ -1,0 +1,46 @@
+"""Time: due schedules, and runs that were delayed."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from millrace import metrics, runs, schedules
+from millrace.services import Services
+
+SHORTEST_S = 0.01
+_JUMP_MS = 2_000  # less is a clock being slewed, which harms nothing
+
+log = logging.getLogger(__name__)
+
+
+class Ticker:
+    """Fires what is due. `monotonic` gives seconds that no one can set."""
+
+    def __init__(self, services: Services, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.services = services
+        self.monotonic = monotonic
+        self.offset: float | None = None
+
+    def tick(self) -> float | None:
+        """Fire every due schedule. Returns the seconds until the next one is due."""
+        if self._was_set_back():
+            moved = schedules.realign(self.services)
+            log.info("schedules were aligned with the clock: %d moved", moved)
+        for fired in schedules.fire_due(self.services):
+            metrics.schedule_firings().labels(fired.outcome).inc()
+            metrics.schedule_late_seconds().observe((self.services.clock() - fired.due_at) / 1000)
+            log.info("schedule %s", fired.outcome, extra={"script": fired.script, "run": fired.run_id or ""})
+        next_due = schedules.next_due()
+        return None if next_due is None else max(SHORTEST_S, (next_due - self.services.clock()) / 1000)
+
+    def release(self) -> None:
+        """Send delayed runs that may start by now, and those whose place came free unseen."""
+        sent = runs.release_due(self.services)
+        if sent:
+            log.info("%d waiting runs sent", sent)
+
+    def _was_set_back(self) -> bool:
+        """Whether the wall clock lost time since the last tick; at the first tick nobody knows, so yes."""
+        offset = self.services.clock() - self.monotonic() * 1000
+        before, self.offset = self.offset, offset
+        return before is None or offset < before - _JUMP_MS

@@ -1,0 +1,286 @@
+"""`millrace up`, as far as it goes without a whole platform: refusals, credentials, and the self-check."""
+
+import fcntl
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from millrace import workspaces
+from millrace.cli import up, welcome
+from millrace.cli.client import Client
+from millrace.errors import Denied
+from millrace.services import Services
+from millrace.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PREFIXES = ("MILLRACE_", "S3_", "DATABASE_", "REDIS_")
+OWN_SERVERS = {"REDIS_URL": "redis://127.0.0.1:1", "S3_ENDPOINT": "http://127.0.0.1:1", "S3_ACCESS_KEY": "a",
+               "S3_SECRET_KEY": "b"}
+
+
+def start(home: Path, **environ: str) -> Result:
+    """`millrace up` in this process, for starts that are refused before a child is started."""
+    without = {name: None for name in os.environ if name.startswith(PREFIXES)}
+    return CliRunner().invoke(up.up, env=without | {"MILLRACE_HOME": str(home)} | environ)
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("environ, sentence", [
+    ({"MILLRACE_PORT": "eighty"}, "MILLRACE_PORT is 'eighty'"),
+    ({"MILLRACE_HOST": "no.such.host.invalid"}, "MILLRACE_HOST"),
+    ({"MILLRACE_SANDBOX_MODE": "off"}, "MILLRACE_SANDBOX_MODE is 'off'"),
+    ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
+    ({"REDIS_URL": "amqp://x"}, "REDIS_URL"),
+    (OWN_SERVERS | {"S3_ACCESS_KEY": ""}, "S3_ACCESS_KEY is not set"),
+    (OWN_SERVERS | {"S3_ENDPOINT": "http://127.0.0.1:1/path"}, "S3_ENDPOINT must be"),
+    (OWN_SERVERS | {"S3_BUCKET": "No Bucket"}, "S3_BUCKET is 'No Bucket'"),
+    (OWN_SERVERS | {"MILLRACE_SECRET_KEYS": "short"}, "MILLRACE_SECRET_KEYS"),
+])  # fmt: skip
+def test_a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(
+    environ: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    done = start(tmp_path, **({"MILLRACE_PORT": free_port()} | environ))
+
+    assert done.exit_code == 2, done.stderr
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "credentials.json").exists()
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = start(tmp_path, MILLRACE_PORT=port)
+
+    assert done.exit_code == 2
+    assert port in done.stderr and "MILLRACE_PORT" in done.stderr and "in use" in done.stderr
+
+
+def test_the_exit_code_and_the_sentence_reach_the_shell(tmp_path: Path) -> None:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIXES)}
+    environ = inherited | {"MILLRACE_PORT": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "millrace.cli", "up"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=100)
+
+    assert done.returncode == 2
+    assert done.stderr == "Error: MILLRACE_PORT is '0' but must be a whole number from 1 to 65535.\n"
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    done = start(tmp_path / "file" / "home", MILLRACE_PORT=free_port())
+
+    assert done.exit_code == 2
+    assert "MILLRACE_HOME" in done.stderr and "Not a directory" in done.stderr
+
+
+def test_a_second_start_on_the_same_home_says_so_and_ends(tmp_path: Path) -> None:
+    with (tmp_path / "up.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        done = start(tmp_path, MILLRACE_PORT=free_port())
+
+    assert done.exit_code == 1
+    assert f"already running in '{tmp_path}' (process 4711)" in done.stderr
+
+
+def test_a_home_whose_owner_died_can_be_started_again(tmp_path: Path) -> None:
+    refused = pytest.raises(click.ClickException, match=str(os.getpid()))
+    with up.locked(tmp_path), refused, up.locked(tmp_path):
+        pytest.fail("two at once")
+    with up.locked(tmp_path):
+        assert (tmp_path / "up.lock").read_text() == str(os.getpid())
+
+
+def test_the_first_start_writes_credentials_that_open_the_workspace(
+    services: Services, tmp_path: Path
+) -> None:
+    path = tmp_path / "credentials.json"
+
+    written = up.credentials_of(services, path, first=True)
+
+    assert json.loads(path.read_text()) == written
+    assert list(written) == ["url", "workspace", "api_key", "email", "password"]
+    assert written["url"] == services.settings.url
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert workspaces.authenticate(written["api_key"]).id == written["workspace"]
+
+
+def test_a_later_start_keeps_the_credentials_and_corrects_the_url(
+    services: Services, make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    path = tmp_path / "credentials.json"
+    before = up.credentials_of(services, path, first=True)
+    path.write_text(json.dumps(before | {"url": "http://elsewhere:1"}))
+
+    after = up.credentials_of(services, path, first=False)
+
+    assert after == before
+    assert json.loads(path.read_text()) == before
+
+
+def test_lost_credentials_are_replaced_by_a_new_key_of_the_same_workspace(
+    services: Services, tmp_path: Path
+) -> None:
+    path = tmp_path / "credentials.json"
+    before = up.credentials_of(services, path, first=True)
+    path.unlink()
+
+    after = up.credentials_of(services, path, first=True)
+
+    assert after["workspace"] == before["workspace"] and after["api_key"] != before["api_key"]
+    assert after["password"] is None
+    assert workspaces.authenticate(after["api_key"]).id == before["workspace"]
+    with pytest.raises(Denied):
+        workspaces.authenticate("mr_0000000000000000_" + "0" * 43)
+
+
+class FakeApi(ThreadingHTTPServer):
+    """Answers like the API; `answers` maps "METHOD path" to (status, JSON)."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _FakeHandler)
+        self.answers: dict[str, tuple[int, Any]] = {}
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _FakeHandler(BaseHTTPRequestHandler):
+    server: FakeApi
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        asked = f"{self.command} {self.path.removeprefix('/v1/scripting')}"
+        self.server.asked.append(asked)
+        missing = (404, {"error": {"code": "NOT_FOUND", "message": "no"}})
+        status, body = self.server.answers.get(asked, missing)
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body.encode() if isinstance(body, str) else json.dumps(body).encode())
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Not to the test's output."""
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    server = FakeApi()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_self_check_shows_result_log_and_milliseconds(api: FakeApi) -> None:
+    api.answers = {
+        "POST /scripts/hello/execute": (200, {"run_id": "r1", "status": "completed", "result": ["Hi ü"]}),
+        "GET /scripts/hello/runs/r1/logs": (200, {"url": f"{api.url}/the-log"}),
+        "GET /the-log": (200, "one\ntwo\n"),
+    }
+
+    text = welcome.self_check(Client(api.url, "w", "k"))
+
+    assert 'result ["Hi ü"]' in text
+    assert "    one\n    two" in text
+    assert " ms" in text
+
+
+@pytest.mark.parametrize("answers, reason", [
+    ({"POST /scripts/hello/execute": (200, {"run_id": "r1", "status": "failed", "error": "oh"})}, "oh"),
+    ({"POST /scripts/hello/execute": (200, {"run_id": "r1", "status": "completed"}),
+      "GET /scripts/hello/runs/r1/logs": (200, {"url": "http://127.0.0.1:1/log"})}, "log of 'hello'"),
+])  # fmt: skip
+def test_a_self_check_that_does_not_complete_is_no_success(
+    api: FakeApi, answers: dict[str, Any], reason: str
+) -> None:
+    api.answers = answers
+
+    with pytest.raises(welcome.NotWorking, match=reason):
+        welcome.self_check(Client(api.url, "w", "k"))
+
+
+def test_the_first_start_installs_examples_that_do_not_start_by_themselves(api: FakeApi) -> None:
+    api.answers = {"POST /scripts": (201, {}), "GET /scripts/report": (200, {})}
+
+    created = welcome.install(Client(api.url, "w", "k"), ROOT / "examples", everything=True)
+
+    assert "hello" in created
+    assert "report" not in created  # it was there
+    for name in created:
+        description = json.loads((ROOT / "examples" / name / "script.json").read_text())
+        assert "schedule" not in description and "http" not in description.get("triggers", {})
+    assert api.asked.count("POST /scripts") == len(created)
+
+
+def test_a_later_start_restores_only_what_the_self_check_needs(api: FakeApi) -> None:
+    api.answers = {"POST /scripts": (201, {})}
+
+    assert welcome.install(Client(api.url, "w", "k"), ROOT / "examples", everything=False) == ["hello"]
+
+
+def test_a_platform_that_never_gets_ready_is_reported_with_its_last_answer(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(welcome, "READY_TIMEOUT_S", 0.3)
+    api.answers = {"GET /health/ready": (503, {"redis": "down"})}
+
+    with pytest.raises(welcome.NotWorking, match=r"503.*redis.*down"):
+        welcome.wait_until_ready(api.url)
+
+
+def test_the_examples_wait_for_the_first_worker(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    not_ready = {"error": {"code": "WORKSPACE_NOT_READY", "message": "No worker has started yet."}}
+    api.answers = {"POST /scripts": (503, not_ready)}
+    client = Client(api.url, "w", "k")
+
+    def install() -> list[str]:
+        if api.asked.count("POST /scripts") == 3:
+            api.answers = {"POST /scripts": (201, {})}
+        return welcome.install(client, ROOT / "examples", everything=False)
+
+    assert welcome.patiently(install) == ["hello"]
+
+    monkeypatch.setattr(welcome, "READY_TIMEOUT_S", 0.3)
+    api.answers = {"POST /scripts": (503, not_ready)}
+    with pytest.raises(click.ClickException, match="WORKSPACE_NOT_READY"):
+        welcome.patiently(lambda: welcome.install(client, ROOT / "examples", everything=False))
+
+
+def test_the_next_steps_can_be_pasted(api: FakeApi, tmp_path: Path) -> None:
+    api.answers = {"POST /scripts/hello/execute": (200, {"status": "completed"})}
+    credentials = {"url": api.url, "workspace": "w", "api_key": "mr_key"}
+
+    text = welcome.next_steps(credentials, tmp_path / "credentials.json")
+    command = text[text.index("curl "):text.index("\n\n", text.index("curl "))]
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+
+    assert json.loads(done.stdout) == {"status": "completed"}
+    assert str(tmp_path / "credentials.json") in text

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.client import Sandbox
+from tests.launcher import start_launcher
+from tests.sandbox.support import Runner
+
+
+@pytest.fixture(scope="session")
+def launcher_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sandbox")
+
+
+@pytest.fixture(scope="session")
+def launcher_socket(launcher_home: Path) -> Iterator[Path]:
+    """The socket of a launcher that serves the whole session."""
+    with start_launcher(launcher_home) as socket_path:
+        yield socket_path
+
+
+@pytest.fixture(scope="session")
+def run(launcher_socket: Path) -> Iterator[Runner]:
+    sandbox = Sandbox(launcher_socket)
+    yield Runner(sandbox)
+    sandbox.close()

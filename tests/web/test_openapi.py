@@ -1,0 +1,102 @@
+import re
+from typing import Any
+
+import openapi_spec_validator
+import pytest
+from flask import Flask
+
+from tests.web.conftest import API
+
+EXTENSION_OPERATIONS = {
+    ("get", "/runs"), ("post", "/events"), ("get", "/events/{event_id}"), ("get", "/scripts/{script_id}/schedule"),
+    ("get", "/scripts/{script_id}/versions"), ("get", "/scripts/{script_id}/versions/{number}/diff"),
+    ("post", "/scripts/{script_id}/rollback"), ("post", "/scripts/{script_id}/runs/{run_id}/cancel"),
+    ("get", "/scripts/{script_id}/runs/{run_id}/result"), ("get", "/scripts/{script_id}/runs/{run_id}/artifacts"),
+    ("get", "/scripts/{script_id}/runs/{run_id}/logs/stream"),
+}  # fmt: skip
+PUBLISHED_OPERATIONS = {
+    ("post", "/scripts"), ("get", "/scripts"), ("get", "/scripts/{script_id}"), ("put", "/scripts/{script_id}"),
+    ("delete", "/scripts/{script_id}"), ("post", "/scripts/{script_id}/execute"), ("get", "/scripts/{script_id}/runs"),
+    ("get", "/scripts/{script_id}/runs/{run_id}"), ("get", "/scripts/{script_id}/runs/{run_id}/logs"),
+    ("get", "/runtimes"), ("get", "/runtimes/{runtime}/libraries"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def document(app: Flask) -> dict[str, Any]:
+    """The document as a stranger gets it."""
+    found = app.test_client().get("/openapi.json").json
+    assert found is not None
+    return found
+
+
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Every operation by method and path below the API's root."""
+    return {
+        (method, path.removeprefix(API)): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if method != "parameters"
+    }
+
+
+def test_the_document_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1.")
+    openapi_spec_validator.validate(document)
+
+
+def test_it_lists_every_operation_and_marks_the_extensions(document: dict[str, Any]) -> None:
+    found = operations(document)
+    assert set(found) == PUBLISHED_OPERATIONS | EXTENSION_OPERATIONS
+    assert {key for key, operation in found.items() if operation.get("x-extension")} == EXTENSION_OPERATIONS
+    assert all(operation["summary"] for operation in found.values())
+
+
+def test_it_lists_every_route_of_the_api(app: Flask, document: dict[str, Any]) -> None:
+    routes = {
+        (method.lower(), re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule).removeprefix(API))
+        for rule in app.url_map.iter_rules()
+        if rule.rule.startswith(API)
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert routes == set(operations(document))
+
+
+def test_fields_that_smartsuite_does_not_have_are_marked(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    marked = {
+        f"{name}.{field}"
+        for name in ("ScriptCreate", "ScriptUpdate", "Script", "Run", "Execute")
+        for field, shape in schemas[name]["properties"].items()
+        if shape.get("x-extension")
+    }
+    both = {"time_zone", "isolation", "max_concurrent_runs", "egress_hosts", "triggers"}
+    assert marked == {
+        *(f"ScriptCreate.{field}" for field in both), *(f"ScriptUpdate.{field}" for field in {*both, "status"}),
+        *(f"Script.{field}" for field in both), "Execute.delay_seconds", "Execute.run_at", "Run.error_code",
+        "Run.error_stack", "Run.waiting_reason", "Run.usage",
+    }  # fmt: skip
+
+
+def test_requests_refuse_what_they_do_not_know(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for name in ("ScriptCreate", "ScriptUpdate", "Execute", "Publish", "Rollback", "Triggers", "HttpTrigger"):
+        assert schemas[name]["additionalProperties"] is False
+
+
+def test_every_operation_documents_what_all_may_answer(document: dict[str, Any]) -> None:
+    assert document["security"] == [{"ApiKey": [], "AccountId": []}]
+    for operation in operations(document).values():
+        assert {"400", "401", "404", "500", "503"} <= set(operation["responses"])
+        for status, answer in operation["responses"].items():
+            if int(status) >= 400:
+                name = answer["$ref"].rsplit("/", 1)[1]
+                content = document["components"]["responses"][name]["content"]["application/json"]
+                assert content["schema"] == {"$ref": "#/components/schemas/ErrorEnvelope"}
+
+
+def test_execute_documents_both_answers_and_its_refusals(document: dict[str, Any]) -> None:
+    execute = operations(document)["post", "/scripts/{script_id}/execute"]
+    assert {"200", "202", "409", "413", "415", "422", "429"} <= set(execute["responses"])
+    assert "Idempotency-Key" in {parameter["name"] for parameter in execute["parameters"]}
+    assert execute["requestBody"]["required"] is True

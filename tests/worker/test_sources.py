@@ -1,0 +1,31 @@
+"""The memory of source code."""
+
+import pytest
+
+from tests.worker.support import FlakyObjects
+from worker.sources import SourceMissing, Sources
+
+
+def test_the_least_recently_used_source_makes_room() -> None:
+    objects = FlakyObjects()
+    for name in "abc":
+        objects.put(name, name.encode() * 40)
+    sources = Sources(objects, max_bytes=100)
+    for name in ("a", "b", "a", "c", "a", "b"):
+        assert sources.get(name) == name.encode() * 40
+    assert objects.reads == ["a", "b", "c", "b"]
+
+
+def test_a_source_larger_than_the_memory_is_read_and_not_kept() -> None:
+    objects = FlakyObjects()
+    objects.put("large", b"x" * 101)
+    objects.put("small", b"x")
+    sources = Sources(objects, max_bytes=100)
+    for name in ("small", "large", "large", "small"):
+        sources.get(name)
+    assert objects.reads == ["small", "large", "large"]
+
+
+def test_a_lost_source_is_named() -> None:
+    with pytest.raises(SourceMissing, match="'scripts/x' is missing"):
+        Sources(FlakyObjects()).get("scripts/x")

@@ -1,0 +1,52 @@
+"""The event bus: publish an event, and see what it started."""
+
+from http import HTTPStatus
+from typing import Any
+
+from millrace import events, history
+from web import wire
+from web.scripting import PREFIX, schemas, words
+
+blueprint = wire.Blueprint("Events", __name__, url_prefix=PREFIX, description="Facts that start the scripts that "
+                           "subscribed to them.")  # fmt: skip
+
+
+@blueprint.route("/events", methods=["POST"])
+@blueprint.arguments(schemas.Publish)
+@blueprint.response(HTTPStatus.ACCEPTED, schemas.Published)
+@blueprint.refuses(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+@blueprint.extension()
+def publish_event(body: dict[str, Any]) -> dict[str, str]:
+    """Publish an event
+
+    Answered once it is stored. Each script that subscribed gets one run, with `{id, name, source, subject, data,
+    time}` as its payload. Names that begin with `run.` or `script.` belong to Millrace.
+    """
+    event = events.publish(
+        wire.services(), wire.workspace().id, body["name"], body["data"], source=body.get("source"),
+        subject=body.get("subject"),
+    )  # fmt: skip
+    wire.note(event=event.id)
+    return {"event_id": event.id}
+
+
+@blueprint.route("/events/<event_id>")
+@blueprint.response(HTTPStatus.OK, schemas.Event)
+@blueprint.extension()
+def get_event(event_id: str) -> dict[str, Any]:
+    """Read an event and the runs that it started"""
+    event = events.find(wire.workspace().id, event_id)
+    return {
+        "id": event.id,
+        "name": event.name,
+        "source": event.source,
+        "subject": event.subject,
+        "data": event.data,
+        "time": words.time(event.created_at),
+        "outcome": event.outcome,
+        "reason": event.reason,
+        "runs": [
+            {"run_id": run.id, "script_id": run.script.slug, "status": words.status(run.status)}
+            for run in history.started_by(event.id)
+        ],
+    }

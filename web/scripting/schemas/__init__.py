@@ -1,0 +1,71 @@
+"""The shapes of the Script Management API. What validates here is what /openapi.json says."""
+
+from web.scripting.schemas.common import ErrorBody, ErrorDetail, ErrorEnvelope, PageQuery
+from web.scripting.schemas.events import Event, EventRun, Publish, Published
+from web.scripting.schemas.runs import (
+    Artifact,
+    Artifacts,
+    Execute,
+    ExecuteHeaders,
+    Execution,
+    Logs,
+    Run,
+    RunPage,
+    RunQuery,
+    TailHeaders,
+)
+from web.scripting.schemas.runtimes import Library, Runtime
+from web.scripting.schemas.schedules import Firing, ScheduleShown
+from web.scripting.schemas.scripts import (
+    DiffQuery,
+    EventTrigger,
+    HttpTrigger,
+    HttpTriggerShown,
+    Rollback,
+    Script,
+    ScriptCreate,
+    ScriptPage,
+    ScriptUpdate,
+    Triggers,
+    TriggersShown,
+    Version,
+    VersionPage,
+)
+
+__all__ = [
+    "Artifact",
+    "Artifacts",
+    "DiffQuery",
+    "ErrorBody",
+    "ErrorDetail",
+    "ErrorEnvelope",
+    "Event",
+    "EventRun",
+    "EventTrigger",
+    "Execute",
+    "ExecuteHeaders",
+    "Execution",
+    "Firing",
+    "HttpTrigger",
+    "HttpTriggerShown",
+    "Library",
+    "Logs",
+    "PageQuery",
+    "Publish",
+    "Published",
+    "Rollback",
+    "Run",
+    "RunPage",
+    "RunQuery",
+    "Runtime",
+    "ScheduleShown",
+    "Script",
+    "ScriptCreate",
+    "ScriptPage",
+    "ScriptUpdate",
+    "TailHeaders",
+    "Triggers",
+    "TriggersShown",
+    "Version",
+    "VersionPage",
+]

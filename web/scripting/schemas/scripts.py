@@ -1,0 +1,233 @@
+"""Scripts and their versions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from millrace import checks, scripts, secrets, triggers
+from web.scripting.fields import Number, Object, Text, a_time, an_id, described, extension, is_host, one_of
+
+_SLUG = f"^{scripts.SLUG.pattern}$"
+_MAX_CONTENT = checks.MAX_SOURCE_BYTES * 2 + 1024  # longer base64 can't hold an allowed source
+
+
+class EventTrigger(Schema):
+    """A subscription to events."""
+
+    pattern = Text(
+        required=True,
+        validate=validate.Length(1, 255),
+        metadata=described("Event names: `*` matches one segment, `**` any number.", example="order.*"),
+    )
+    filter = Object(metadata=described("Conditions on the event's fields; absent matches every event."))
+
+
+class HttpTriggerShown(Schema):
+    """A path under /hooks/{workspace}, without its secret."""
+
+    path = Text(required=True, validate=validate.Length(2, 200), metadata={"example": "/orders"})
+    methods = fields.List(
+        Text(validate=one_of(*triggers.METHODS)), load_default=lambda: ["POST"], validate=validate.Length(1, 6)
+    )
+    auth = Text(load_default="key", validate=one_of("none", "key", "signature"))
+    scheme = Text(
+        validate=one_of("standard", "github", "stripe"), metadata=described("With auth `signature`: whose headers.")
+    )
+    mode = Text(load_default="sync", validate=one_of("sync", "async"))
+
+
+class HttpTrigger(HttpTriggerShown):
+    """A path under /hooks/{workspace} that starts the script."""
+
+    secret = Text(
+        load_only=True,
+        validate=validate.Length(8, 500),
+        metadata=described("The key or signing secret. Absent in an update: the stored one stays."),
+    )
+
+
+class Triggers(Schema):
+    """What starts the script besides the API and its schedule."""
+
+    events = fields.List(fields.Nested(EventTrigger), validate=validate.Length(max=50))
+    http = fields.Nested(HttpTrigger)
+
+
+class TriggersShown(Schema):
+    """What starts the script besides the API and its schedule, without secrets."""
+
+    events = fields.List(fields.Nested(EventTrigger))
+    http = fields.Nested(HttpTriggerShown)
+
+
+class _ScriptFields(Schema):
+    """What create and update have in common."""
+
+    description = Text(allow_none=True, validate=validate.Length(max=4000))
+    memory_mb = Number(*scripts.MEMORY_MB, metadata=described("Memory of a run, in MiB; 256 unless said."))
+    timeout_seconds = Number(*scripts.TIMEOUT_SECONDS, metadata=described("Time limit of a run; 30 unless said."))
+    schedule = Text(
+        allow_none=True,
+        validate=validate.Length(max=300),
+        metadata=described(
+            '`hourly`, `daily`, `weekly`, `rate(...)` or `cron(...)` as in EventBridge; "" or null for none.',
+            example="rate(6 hours)",
+        ),
+    )
+    secrets = fields.Dict(
+        keys=Text(),
+        values=Text(),
+        validate=validate.Length(max=secrets.MAX_NAMES),
+        metadata=described(
+            "Name to value. In an update these replace all; a `secret://` reference keeps the stored value.",
+            example={"API_KEY": "sk-abc123"},
+        ),
+    )
+    tags = fields.Dict(
+        keys=Text(validate=validate.Length(1, 128)),
+        values=Text(validate=validate.Length(max=256)),
+        validate=validate.Length(max=50),
+        metadata={"example": {"team": "billing"}},
+    )
+    time_zone = Text(
+        validate=validate.Length(1, 64),
+        metadata=extension("IANA time zone of the schedule; UTC unless said.", example="Europe/Zurich"),
+    )
+    isolation = Text(
+        validate=one_of(*scripts.ISOLATION),
+        metadata=extension("`reuse` may run a version again in the jail of its last run; `fresh` never does."),
+    )
+    max_concurrent_runs = Number(
+        *scripts.MAX_CONCURRENT_RUNS, metadata=extension("Runs at once; the others wait. 10 unless said.")
+    )
+    egress_hosts = fields.List(
+        Text(validate=[validate.Length(1, 253), is_host]),
+        allow_none=True,
+        validate=validate.Length(max=100),
+        metadata=extension(
+            "Hosts that the script may reach: names, `*.name` or addresses. null: every public host.",
+            example=["api.example.com", "*.example.org"],
+        ),
+    )
+    triggers = fields.Nested(Triggers, metadata=extension("Events and a webhook that start the script. {}: none."))
+
+
+_CONTENT = described("Base64 of the source, which may have 5 MiB.", format="byte")
+_HASH = described("SHA-256 of the raw source (not of the base64), in hexadecimal.", pattern="^[0-9a-fA-F]{64}$")
+_ENTRY = described("The export to call. `handler` and `exports.handler` mean the same.", default="exports.handler")
+
+
+class ScriptCreate(_ScriptFields):
+    """A new script."""
+
+    id = Text(
+        required=True,
+        validate=validate.Regexp(_SLUG, error="Must match {regex}."),
+        metadata=described(
+            "Unique in the workspace: 3 to 63 lowercase letters, digits and hyphens.", example="my-script"
+        ),
+    )
+    display_name = Text(required=True, validate=validate.Length(1, 200), metadata={"example": "My First Script"})
+    runtime = Text(
+        required=True, validate=validate.Length(1, 30), metadata=described("One of GET /runtimes.", example="nodejs20")
+    )
+    script_content = Text(required=True, validate=validate.Length(max=_MAX_CONTENT), metadata=_CONTENT)
+    script_hash = Text(required=True, metadata=_HASH)
+    entry_point = Text(validate=validate.Length(1, 200), metadata=_ENTRY)
+
+
+class ScriptUpdate(_ScriptFields):
+    """What to change; a field that is left out stays as it is."""
+
+    display_name = Text(validate=validate.Length(1, 200))
+    script_content = Text(validate=validate.Length(max=_MAX_CONTENT), metadata=_CONTENT)
+    script_hash = Text(metadata=_HASH)
+    entry_point = Text(validate=validate.Length(1, 200), metadata=described("The export to call."))
+    status = Text(
+        validate=one_of(*scripts.STATUS), metadata=extension("An inactive script is not started by anything.")
+    )
+
+    @validates_schema
+    def _together(self, data: Mapping[str, Any], **_: Any) -> None:
+        for given, missing in (("script_content", "script_hash"), ("script_hash", "script_content")):
+            if given in data and missing not in data:
+                raise ValidationError(f"Is required together with {given}.", missing)
+
+
+class Script(Schema):
+    """A script. Neither its source nor any secret's value is ever shown."""
+
+    uuid = an_id()
+    id = fields.String(required=True, metadata={"pattern": _SLUG})
+    workspace_id = fields.String(required=True)
+    display_name = fields.String(required=True)
+    description = fields.String(required=True, metadata=described('"" when there is none.'))
+    runtime = fields.String(required=True)
+    script_hash = fields.String(required=True, metadata=described("SHA-256 of the source, in hexadecimal."))
+    script_version = fields.Integer(required=True, metadata=described("Rises by one with each new content."))
+    script_s3_key = fields.String(required=True)
+    entry_point = fields.String(required=True)
+    status = fields.String(
+        required=True,
+        validate=one_of(*scripts.STATUS, "validating", "failed_validation"),
+        metadata=described("`active` or `inactive`: sources are validated before they are stored."),
+    )
+    memory_mb = fields.Integer(required=True)
+    timeout_seconds = fields.Integer(required=True)
+    ephemeral_storage_mb = fields.Integer(required=True)
+    schedule = fields.String(required=True, allow_none=True)
+    secrets = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        required=True,
+        metadata=described("Name to reference.", example={"API_KEY": "secret://millrace/scripts/ws/my-script/API_KEY"}),
+    )
+    tags = fields.Dict(keys=fields.String(), values=fields.String(), required=True)
+    created_at = a_time("When it was created.")
+    updated_at = a_time("When it was changed last.")
+    time_zone = fields.String(
+        required=True, allow_none=True, metadata=extension("The schedule's zone; null without a schedule.")
+    )
+    isolation = fields.String(required=True, validate=one_of(*scripts.ISOLATION), metadata=extension("See create."))
+    max_concurrent_runs = fields.Integer(required=True, metadata=extension("See create."))
+    egress_hosts = fields.List(fields.String(), required=True, allow_none=True, metadata=extension("See create."))
+    triggers = fields.Nested(TriggersShown, required=True, metadata=extension("See create; without secrets."))
+
+
+class ScriptPage(Schema):
+    """Scripts, newest first."""
+
+    scripts = fields.List(fields.Nested(Script), required=True)
+    next_cursor = fields.String(required=True, allow_none=True)
+
+
+class Version(Schema):
+    """One version of a script's source."""
+
+    script_version = fields.Integer(required=True)
+    script_hash = fields.String(required=True)
+    size = fields.Integer(required=True, metadata=described("Bytes of source."))
+    restored_from = fields.Integer(
+        required=True, allow_none=True, metadata=described("The version whose content a rollback brought back.")
+    )
+    created_at = a_time("When it was uploaded.")
+
+
+class VersionPage(Schema):
+    """Versions, newest first."""
+
+    versions = fields.List(fields.Nested(Version), required=True)
+    next_cursor = fields.String(required=True, allow_none=True)
+
+
+class DiffQuery(Schema):
+    """Which version to compare with."""
+
+    against = Number(1, 2**31 - 1, of_query=True, required=True, metadata=described("The older version, usually."))
+
+
+class Rollback(Schema):
+    """Which content to bring back."""
+
+    version = Number(1, 2**31 - 1, required=True)
