@@ -17,7 +17,8 @@ WAITING = Run.sent_at.is_null() & Run.completed_at.is_null()
 
 def held(script_uuid: str) -> int:
     """How many places of this script are taken now."""
-    return int(Run.select().where(Run.script == script_uuid, HOLDING).count())
+    (count,) = _HELD.execute(script=script_uuid).fetchone()
+    return int(count)
 
 
 def has_place(script: Script, now: int) -> bool:
@@ -25,7 +26,8 @@ def has_place(script: Script, now: int) -> bool:
 
     Call it in a transaction that holds the script's row, see `runs.lock_script`.
     """
-    return not _waiting(script, now).exists() and held(script.uuid) < script.max_concurrent_runs
+    anybody = _ANYBODY.execute(script=script.uuid, now=now).fetchone() is not None
+    return not anybody and held(script.uuid) < script.max_concurrent_runs
 
 
 def admit_waiting(script: Script, now: int) -> list[tuple[str, int]]:
@@ -77,6 +79,7 @@ def _waiting(script: Script, now: int) -> "peewee.ModelSelect[Run]":
     return Run.select(Run.id, Run.attempt).where(Run.script == script.uuid, WAITING, Run.available_at <= now)
 
 
+_HELD = Compiled(lambda: Run.select(peewee.fn.COUNT(Run.id)).where(Run.script == place("script"), HOLDING))
 _ANYBODY = Compiled(
     lambda: Run.select(Run.id)
     .where(Run.script == place("script"), WAITING, Run.available_at <= place("now"))

@@ -15,7 +15,7 @@ from typing import Any
 import peewee
 
 from millrace import admission, events, jsontext
-from millrace.compiled import Compiled, place
+from millrace.compiled import Compiled, Row, place
 from millrace.database import UNREACHABLE, is_sqlite, transaction
 from millrace.errors import Conflict, Invalid, NotFound, NotReady, Unavailable, Unprocessable
 from millrace.models import IdempotencyKey, Run, Script, Workspace
@@ -106,15 +106,15 @@ def _accept(
 ) -> Submitted:
     try:
         with transaction():
-            script = lock_script(order.script)
+            script, workspace_status = _lock_for_submit(order.script)
             # A repeat is answered whatever became of the script since.
             if order.idempotency_key and (earlier := _earlier(script, order, now)):
                 return Submitted(earlier, created=False)
-            _check_may_run(script)
+            _check_may_run(script, workspace_status)
             run.version = script.version
             if run.available_at <= now and admission.has_place(script, now):
                 run.sent_at = now
-            run.save(force_insert=True)
+            _INSERT.execute(**{each.name: each.db_value(run.__data__.get(each.name)) for each in _COLUMNS})
             if order.idempotency_key:
                 IdempotencyKey.create(
                     script=script.uuid, key=order.idempotency_key, digest=order.request_digest, run_id=run.id,
@@ -142,9 +142,30 @@ def lock_script(uuid: str) -> Script:
     return script
 
 
-def _check_may_run(script: Script) -> None:
-    if script.workspace.status != "ready":
-        raise NotReady(f"Workspace '{script.workspace_id}' is {script.workspace.status} and can't run scripts now.")
+def _lock_for_submit(uuid: str) -> tuple[Script, str]:
+    """As `lock_script`, but with the few columns that a start needs, and the workspace's status."""
+    database = Script._meta.database.obj
+    row = (_READ_TO_SUBMIT if is_sqlite(database) else _LOCK_TO_SUBMIT).execute(uuid=uuid).fetchone()
+    if row is None:
+        raise NotFound("There is no such script.")
+    names = ("uuid", "workspace", "slug", "status", "version", "max_concurrent_runs")
+    return Script(**dict(zip(names, row[:-1], strict=True))), row[-1]
+
+
+def _submit_query() -> "peewee.ModelSelect[Script]":
+    columns = (Script.uuid, Script.workspace, Script.slug, Script.status, Script.version, Script.max_concurrent_runs)
+    return Script.select(*columns, Workspace.status).join(Workspace).where(Script.uuid == place("uuid"))
+
+
+_READ_TO_SUBMIT = Compiled(_submit_query)
+_LOCK_TO_SUBMIT = Compiled(lambda: _submit_query().for_update(of=Script))
+_COLUMNS = Run._meta.sorted_fields
+_INSERT = Compiled(lambda: Run.insert({each: place(each.name) for each in _COLUMNS}))
+
+
+def _check_may_run(script: Script, workspace_status: str) -> None:
+    if workspace_status != "ready":
+        raise NotReady(f"Workspace '{script.workspace_id}' is {workspace_status} and can't run scripts now.")
     if script.status != "active":
         raise Unprocessable(f"Script '{script.slug}' is {script.status}; only an active script can run.")
 
@@ -446,6 +467,9 @@ def result_text(services: Services, run: Run) -> str | None:
     return None if stored is None else stored.decode()
 
 
+_BY_ID = Row(Run, lambda: Run.id == place("id"))
+
+
 def await_end(services: Services, run_id: str, timeout_s: float) -> Run:
     """The run once it is over, or as it stands after `timeout_s` seconds. Holds no database connection meanwhile.
 
@@ -455,7 +479,7 @@ def await_end(services: Services, run_id: str, timeout_s: float) -> Run:
     with services.bus.listen(f"run:{run_id}") as listener:
         while True:
             with services.database.connection_context():
-                run = Run.get_or_none(Run.id == run_id)
+                run = _BY_ID.get(id=run_id)
             if run is None:
                 raise NotFound(f"Run '{run_id}' was deleted with its script.")
             left = deadline - time.monotonic()

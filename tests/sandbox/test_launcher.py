@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.client import Sandbox
-from sandbox.job import Job, Limits, SandboxUnavailable
+from sandbox.job import Job, Kind, Limits, SandboxUnavailable
 from tests.launcher import ROOT, launcher_process, start_launcher
 from tests.sandbox.processes import alive, children, groups, jails, launcher_of, settled_census
 from tests.sandbox.support import Recorder, Runner
@@ -148,7 +148,9 @@ def test_a_second_signal_ends_everything_at_once(tmp_path: Path) -> None:
         process.terminate()
         assert process.wait(timeout=10) == 0
         run.join(10)
-        assert isinstance(run.ended[0], SandboxUnavailable)
+        ended = run.ended[0]
+        # The launcher may or may not have been there long enough to say how the jail ended.
+        assert isinstance(ended, SandboxUnavailable) or ended.kind is Kind.KILLED
 
 
 def test_one_home_has_one_launcher(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ class OneRun(RuleBasedStateMachine):
         worker, attempt = self.holder(which)
         if attempt not in self.entered and attempt < MAX_ATTEMPTS:
             del self.believes[worker]
-            runs.release(self.services, self.run.id, attempt)
+            self.give_back(attempt)
 
     @precondition(lambda self: self.believes)
     @rule()
@@ -124,7 +124,19 @@ class OneRun(RuleBasedStateMachine):
         """Somebody gives the run to another worker; the one that had it does not hear of it."""
         row = self.row()
         if row.status == "running" and row.attempt not in self.entered and row.attempt < MAX_ATTEMPTS:
-            assert runs.release(self.services, row.id, row.attempt)
+            assert self.give_back(row.attempt)
+
+    def give_back(self, attempt: int) -> bool:
+        """A run that was to be cancelled ends instead of going back to the queue. False: it was not this attempt's."""
+        before = self.row()
+        to_be_cancelled = before.cancel_requested_at is not None
+        back = runs.release(self.services, self.run.id, attempt)
+        ended = before.status not in FINAL and self.row().status == "cancelled"
+        assert not (back and to_be_cancelled)
+        if ended:
+            assert to_be_cancelled
+            self.recorded.append("cancelled")
+        return back or ended
 
     @precondition(lambda self: len(self.claimed) > 1)
     @rule()
