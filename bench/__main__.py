@@ -111,4 +111,5 @@ def report(name: str, taken: Sequence[float]) -> None:
           f"{ordered[-1]:8.1f} max ms  (n={len(ordered)})", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
