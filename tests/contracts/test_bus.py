@@ -104,8 +104,10 @@ def test_a_hint_reaches_every_listener_of_its_topic_in_order(bus: Bus) -> None:
 
 
 def test_a_hint_without_listeners_is_gone(bus: Bus) -> None:
-    with bus.listen("warm"):
+    with bus.listen("warm") as warm:
         bus.hint("a", "lost")
+        bus.hint("warm", "after")  # hints keep their order: once this one is here, the first has passed
+        assert _text(warm) == "after"
     with bus.listen("a") as listener:
         bus.hint("a", "heard")
         assert _text(listener) == "heard"
