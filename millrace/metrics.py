@@ -6,87 +6,108 @@ the numbers live in files there. Without it a process shows only its own.
 
 import functools
 import os
+import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_MAKING = threading.Lock()
+_M = TypeVar("_M", Counter, Gauge, Histogram)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 
 
-@functools.cache
+def _once(make: Callable[[], _M]) -> Callable[[], _M]:
+    """The metric is made when it is first counted, since it opens a file then, and by one thread alone: a second of
+    the same name is refused. `functools.cache` would let several make it."""
+    made: list[_M] = []
+
+    @functools.wraps(make)
+    def get() -> _M:
+        if not made:
+            with _MAKING:
+                if not made:
+                    made.append(make())
+        return made[0]
+
+    return get
+
+
+@_once
 def runs_ended() -> Counter:
     """Recorded outcomes."""
     return Counter("millrace_runs", "Runs that ended, by status and trigger.", ["status", "trigger"])
 
 
-@functools.cache
+@_once
 def run_seconds() -> Histogram:
     """How long handlers took."""
     return Histogram("millrace_run_seconds", "From handing the job to a jail to its end.", ["status"], buckets=_SECONDS)
 
 
-@functools.cache
+@_once
 def queue_seconds() -> Histogram:
     """How long runs waited."""
     return Histogram("millrace_run_queue_seconds", "From the moment a run may start to its claim.", buckets=_SECONDS)
 
 
-@functools.cache
+@_once
 def runs_in_work() -> Gauge:
     """Claimed and not over."""
     return Gauge("millrace_runs_in_work", "Runs that workers of this host carry now.", multiprocess_mode="livesum")
 
 
-@functools.cache
+@_once
 def jails_used() -> Counter:
     """How runs came to their jail."""
     return Counter("millrace_jails_used", "Runs by how they came to their jail.", ["origin"])
 
 
-@functools.cache
+@_once
 def log_bytes() -> Counter:
     """Log text of scripts."""
     return Counter("millrace_log_bytes", "Bytes of log text that scripts wrote.")
 
 
-@functools.cache
+@_once
 def platform_failures() -> Counter:
     """What went wrong on our side."""
     return Counter("millrace_platform_failures", "Failures of the platform while carrying a run.", ["kind"])
 
 
-@functools.cache
+@_once
 def schedule_firings() -> Counter:
     """What became of due times."""
     return Counter("millrace_schedule_firings", "Due times of schedules, by outcome.", ["outcome"])
 
 
-@functools.cache
+@_once
 def schedule_late_seconds() -> Histogram:
     """How late schedules fire."""
     return Histogram("millrace_schedule_late_seconds", "From a due time to its firing.", buckets=_SECONDS)
 
 
-@functools.cache
+@_once
 def events_routed() -> Counter:
     """How events ended at the router."""
     return Counter("millrace_events_routed", "Announced events that were looked at, by outcome.", ["outcome"])
 
 
-@functools.cache
+@_once
 def repairs() -> Counter:
     """What the sweeper mended."""
     return Counter("millrace_repairs", "What was lost and set right by the sweeper, by kind.", ["kind"])
 
 
-@functools.cache
+@_once
 def requests() -> Counter:
     """Answers of the web process."""
     return Counter("millrace_http_requests", "Requests, by method, route and status.", ["method", "route", "status"])
 
 
-@functools.cache
+@_once
 def request_seconds() -> Histogram:
     """How long answers took until their first byte."""
     return Histogram("millrace_http_request_seconds", "From a request to its answer.", ["route"], buckets=_SECONDS)

@@ -212,7 +212,9 @@ def _carry(line: _Line, granted: _Granted, job: Job, sink: Sink, cancel: threadi
         try:
             account = line.finish(keep=False, ended=True)
         except _LineClosed as error:
-            raise SandboxUnavailable(f"the launcher is gone: {error}", reached_handler=talk.reached_handler) from error
+            # We stopped listening to a jail that was still alive: it may have entered the handler since.
+            reached = talk.reached_handler or ending.kind is not None
+            raise SandboxUnavailable(f"the launcher is gone: {error}", reached_handler=reached) from error
         talk.drain()
     return _outcome(ending, talk, account, job, granted.origin, duration_ms)
 

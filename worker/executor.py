@@ -158,7 +158,9 @@ class Executor:
         except Exception:
             if not session.claimed:
                 raise
-            log.exception("the run is recorded as failed because of an error of ours")
+            log.exception("the run was interrupted by an error of ours")
+            if not session.sent:
+                return self._begin_anew(gathered.assignment.run, session, "an internal error")
             ending = endings.platform_failure("an internal error")
             return self._record(gathered.assignment.run, session, ending)
         if not session.claimed:  # told to stop while it waited for a jail
@@ -178,11 +180,16 @@ class Executor:
             return self._record(assignment.run, session, endings.cancelled())
         if session.reached or error.reached_handler:
             return self._record(assignment.run, session, endings.lost())
+        return self._begin_anew(assignment.run, session, str(error))
+
+    def _begin_anew(self, run: Run, session: Session, reason: str) -> None:
+        """Its handler was not entered, so the next attempt may have it; the last one says why there is none."""
+        held = session.held
         if held.attempt >= MAX_ATTEMPTS:
-            return self._record(assignment.run, session, endings.platform_failure(str(error)))
+            return self._record(run, session, endings.platform_failure(reason))
         self._keeper.remove(held)
         if not self._persist(lambda: runs.release(self._services, held.run_id, held.attempt)):
-            self._throw_away(assignment.run, session)
+            self._throw_away(run, session)
         return None
 
     def _let_go(self, held: Held) -> None:

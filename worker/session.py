@@ -38,6 +38,7 @@ class Session:
         self.held = held
         self.log = run_log
         self.claimed = False
+        self.sent = False  # whether the jail may have the job
         self.reached = False
 
     def stop_waiting(self) -> None:
@@ -64,6 +65,7 @@ class Session:
             self.log.begin(self._script.timeout_seconds)
             metrics.runs_in_work().inc()
             metrics.queue_seconds().observe(max(self._services.clock() - self._run.available_at, 0) / 1000)
+            self.sent = True
         return self.claimed
 
     def on_start(self) -> None:

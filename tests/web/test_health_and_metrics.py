@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -127,3 +129,30 @@ def test_redis_that_is_away_is_named(services: Services) -> None:
     assert response.json is not None
     assert {name for name, check in response.json["checks"].items() if not check["ok"]} == {"queue"}
     broker.close()
+
+
+_COUNT_AT_ONCE = """
+import inspect, sys, threading
+from millrace import metrics
+sys.setswitchinterval(1e-6)
+names = [name for name, each in inspect.getmembers(metrics, inspect.isfunction)
+         if each.__module__ == metrics.__name__ and name != "render" and not name.startswith("_")]
+assert len(names) > 10, names
+for name in names:
+    at_once, failures = threading.Barrier(16), []
+    def count(make=getattr(metrics, name)):
+        at_once.wait()
+        try:
+            make()
+        except ValueError as error:
+            failures.append(error)
+    threads = [threading.Thread(target=count) for _ in range(16)]
+    [each.start() for each in threads]
+    [each.join() for each in threads]
+    assert not failures, failures
+"""
+
+
+def test_what_many_threads_count_for_the_first_time_at_once_is_counted() -> None:
+    done = subprocess.run([sys.executable, "-c", _COUNT_AT_ONCE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -28,6 +28,7 @@ from tests.worker.support import (
     worker_on,
 )  # fmt: skip
 from worker.executor import Executor
+from worker.runlog import RunLog
 
 
 def carry(services: Services, jails: FakeJails, run: Run, attempt: int = 1, **options: object) -> Run:
@@ -294,6 +295,19 @@ def test_an_error_of_our_own_is_recorded_and_does_not_leave_the_run_running(loca
     done = carry(local, FakeJails(always(ZeroDivisionError("a bug"))), submit(local, new_script(local)))
     assert (done.status, done.error_code) == ("failed", "PLATFORM_ERROR")
     assert "a bug" not in done.error
+
+
+def test_an_error_of_our_own_before_the_job_is_sent_costs_an_attempt_and_no_more(
+    local: Services, queue_of: MemoryQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = submit(local, new_script(local))
+    queue_of.take()
+    with monkeypatch.context() as broken:
+        broken.setattr(RunLog, "begin", lambda *_: 1 / 0)  # after the claim, before the jail has the job
+        back = carry(local, FakeJails(), run, 1)
+    assert (back.status, back.attempt, back.worker, back.lease_until) == ("queued", 1, None, None)
+    assert queue_of.take() == [(run.id, 2)]
+    assert carry(local, FakeJails(), run, 2).status == "succeeded"
 
 
 def test_an_outcome_outlives_a_database_that_is_away_for_a_while(
