@@ -9,6 +9,7 @@ import peewee
 from millrace.compiled import Compiled, place
 from millrace.models import Run, Script
 from millrace.models.run import QUEUED
+from millrace.models.script import DELETED
 
 # Written without parameters, as the partial indexes for them are: both cost the same however long the history is.
 HOLDING = Run.sent_at.is_null(False) & Run.completed_at.is_null()
@@ -52,7 +53,9 @@ def scripts_with_place(now: int, limit: int) -> list[str]:
         holder.script == Script.uuid, holder.sent_at.is_null(False), holder.completed_at.is_null()
     )
     waiting = Run.select(Run.script).where(WAITING, Run.available_at <= now)
-    rows = Script.select(Script.uuid).where(Script.uuid.in_(waiting), places < Script.max_concurrent_runs)
+    rows = Script.select(Script.uuid).where(
+        Script.uuid.in_(waiting), Script.status != DELETED, places < Script.max_concurrent_runs
+    )
     return [script.uuid for script in rows.limit(limit)]
 
 

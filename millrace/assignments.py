@@ -7,6 +7,7 @@ import peewee
 from millrace.compiled import Compiled, place
 from millrace.models import Run, Script, Secret, Version, Workspace
 from millrace.models.run import QUEUED, RUNNING
+from millrace.models.script import DELETED
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def _query() -> peewee.Query:
         .join(Workspace)
         .switch(Run)
         .join(Version, on=(Version.script == Run.script) & (Version.number == Run.version))
-        .where(Run.id == place("run_id"))
+        .where(Run.id == place("run_id"), Script.status != DELETED)
     )
 
 
@@ -57,7 +58,7 @@ _HOLDS = Compiled(
 
 
 def load(run_id: str) -> Assignment | None:
-    """What there is to know, or None when there is no such run (any more)."""
+    """What there is to know, or None when there is no such run (any more), or no such script."""
     row = _LOAD.execute(run_id=run_id).fetchone()
     if row is None:
         return None

@@ -13,6 +13,8 @@ from millrace import models
 # What a database raises that is away, overloaded or locked for too long.
 UNREACHABLE = (peewee.OperationalError, peewee.InterfaceError, MaxConnectionsExceeded)
 
+_CONTENDED = ("55P03", "40P01")  # lock_not_available, deadlock_detected
+
 _SQLITE_PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": 2,  # full: a commit that was answered survives a loss of power
@@ -81,6 +83,11 @@ def transaction() -> Iterator[None]:
 def is_sqlite(database: peewee.Database) -> bool:
     """Whether this is the embedded kind, which has one writer and no row locks."""
     return isinstance(database, peewee.SqliteDatabase)
+
+
+def is_contended(error: Exception) -> bool:
+    """Whether somebody else held just these rows for too long: the database is well, and other rows are free."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in _CONTENDED  # peewee keeps the driver's error
 
 
 def revive(database: peewee.Database) -> None:

@@ -109,10 +109,13 @@ class WakingConsumer(_RedisConsumer):
     def _give_back(self) -> None:
         """Return what was fetched and not begun; the stock consumer forgets these when it is closed."""
         fetched, self.message_cache = [dramatiq.Message.decode(data) for data in self.message_cache], []
+        self.requeue(fetched)
+
+    def requeue(self, messages: Iterable[Any]) -> None:
         try:
-            self.requeue(fetched)
+            super().requeue(messages)
         except redis.RedisError as error:
-            raise dramatiq.ConnectionClosed(error) from None
+            raise dramatiq.ConnectionClosed(error) from None  # the one that Dramatiq expects while it stops
 
     def ack(self, message: Any) -> None:
         super().ack(message)

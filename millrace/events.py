@@ -7,6 +7,7 @@ from typing import Any
 
 from millrace import jsontext, metrics, patterns
 from millrace.compiled import Compiled, place
+from millrace.database import transaction
 from millrace.errors import Invalid, NotFound, TooLarge
 from millrace.models import Event, Script, Subscription
 from millrace.services import Services
@@ -141,14 +142,18 @@ def mark_routed(event: Event, now: int, reason: str | None = None) -> None:
     ).execute()
 
 
-def give_up(services: Services, event_id: str, reason: str) -> bool:
-    """Record that an event older than `GIVE_UP_MS` cannot be routed. False: it is younger, and is tried again."""
+def note_failure(services: Services, event_id: str, reason: str) -> bool:
+    """Record why an event could not be routed. True when it is older than `GIVE_UP_MS`: it is not tried again."""
     now = services.clock()
-    return bool(
-        Event.update(routed_at=now, outcome="failed", reason=jsontext.storable(reason)[:300])
-        .where(Event.id == event_id, Event.routed_at.is_null(), Event.created_at <= now - GIVE_UP_MS)
-        .execute()
-    )
+    unrouted = (Event.id == event_id) & Event.routed_at.is_null()
+    with transaction():
+        Event.update(reason=jsontext.storable(reason)[:300]).where(unrouted).execute()
+        given_up = (
+            Event.update(routed_at=now, outcome="failed")
+            .where(unrouted, Event.created_at <= now - GIVE_UP_MS)
+            .execute()
+        )
+    return bool(given_up)
 
 
 def count_unrouted() -> int:
@@ -157,11 +162,17 @@ def count_unrouted() -> int:
 
 
 def unrouted(before: int, limit: int = 200, *, ahead: int | None = None) -> list[str]:
-    """Ids of events stored before this moment, or after `ahead`, that no router has finished with, oldest first."""
+    """Ids of events stored before this moment, or after `ahead`, that no router has finished with, oldest first.
+
+    Those that a router failed with come last: they are known to be on the bus, and must not hide one that is not.
+    """
     stale = Event.created_at < before
     if ahead is not None:
         stale |= Event.created_at > ahead
-    rows = Event.select(Event.id).where(Event.routed_at.is_null(), stale).order_by(Event.created_at).limit(limit)
+    rows = (
+        Event.select(Event.id).where(Event.routed_at.is_null(), stale)
+        .order_by(Event.reason.is_null(False), Event.created_at).limit(limit)
+    )
     return [event.id for event in rows]
 
 

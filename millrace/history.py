@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from millrace.models import Run, Script
+from millrace.models.script import DELETED
 
 # A page shows no input and no result, which may have 64 KiB each.
 _LISTED = tuple(field for field in Run._meta.sorted_fields if field.name not in ("payload", "result"))
@@ -24,7 +25,7 @@ def page(
     workspace_id: str, wanted: Filter, before: tuple[int, str] | None, size: int
 ) -> tuple[list[Run], tuple[int, str] | None]:
     """Runs with their scripts, newest first, and where the next page begins (created_at, id)."""
-    query = Run.select(*_LISTED, Script).join(Script)
+    query = Run.select(*_LISTED, Script).join(Script).where(Script.status != DELETED)
     # One of the two, so that the database has no choice but the index that begins with it.
     query = query.where(Run.workspace == workspace_id if wanted.script is None else Run.script == wanted.script)
     if wanted.statuses:
@@ -46,5 +47,5 @@ def page(
 
 def started_by(event_id: str) -> list[Run]:
     """The runs that an event started, with their scripts, oldest first."""
-    query = Run.select(*_LISTED, Script).join(Script).where(Run.event_id == event_id)
+    query = Run.select(*_LISTED, Script).join(Script).where(Run.event_id == event_id, Script.status != DELETED)
     return list(query.order_by(Run.created_at, Run.id))

@@ -188,9 +188,12 @@ def tail(services: Services, run_id: str, patience_s: float) -> Iterator[Record 
             for chunk in services.objects.list(_chunks(run.workspace_id, run_id)):
                 if _number(chunk) <= last_chunk:
                     continue
+                text = services.objects.get(chunk)
+                if text is None:
+                    break  # they are being joined: the rest is in the whole
                 # A chunk holds whole records, so each is read once and parsed by itself.
                 last_chunk = _number(chunk)
-                for record in parse([services.objects.get(chunk) or b""]):
+                for record in parse([text]):
                     shown += 1
                     yield replace(record, seq=shown)
             if hints.get(timeout=patience_s) is None:

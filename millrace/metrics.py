@@ -4,14 +4,16 @@ With PROMETHEUS_MULTIPROC_DIR set, to one folder for all processes of the host t
 the numbers live in files there. Without it a process shows only its own.
 """
 
+import contextlib
 import functools
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MAKING = threading.Lock()
@@ -115,8 +117,19 @@ def request_seconds() -> Histogram:
 
 def render() -> bytes:
     """All numbers of this host in the text format, see CONTENT_TYPE."""
-    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder:
         return generate_latest(REGISTRY)
+    _forget_the_dead(Path(folder))
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
     return generate_latest(registry)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """What a process counted stays; what it had in work is gone with it, however it ended."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = file.stem.rsplit("_", 1)[1]
+        if not Path("/proc", pid).exists():
+            with contextlib.suppress(FileNotFoundError):  # another request was faster
+                mark_process_dead(int(pid), str(folder))

@@ -7,6 +7,7 @@ no put is conditional and nothing is composed on the server, since not every S3 
 import hashlib
 import hmac
 import io
+import logging
 import os
 import re
 import secrets
@@ -40,6 +41,8 @@ READ_TIMEOUT_S = 30
 CONNECTIONS = 32
 _SEGMENT_BYTES = 200  # an embedded store keeps each segment as a file name, which has at most 255 bytes
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+log = logging.getLogger(__name__)
 
 
 class ObjectStore(Protocol):
@@ -87,6 +90,14 @@ class ObjectStore(Protocol):
 
         With `filename` a browser saves it under that name; `content_type` is what the answer says it is.
         """
+
+
+def discard(store: ObjectStore, keys: Iterable[str]) -> None:
+    """Delete what nobody will ever name. A store that fails keeps it, which costs its space and nothing else."""
+    try:
+        store.delete(keys)
+    except Unavailable as error:
+        log.warning("an object that nobody needs stays: %s", error)
 
 
 def check_key(key: str) -> str:
@@ -307,7 +318,7 @@ def _translated(what: str) -> Iterator[None]:
     except (MinioException, urllib3.exceptions.HTTPError, ParseError, ValueError) as error:
         # ValueError: what the client makes of answers that it did not expect.
         status = _status(error)
-        if status == 404:
+        if status == 404 and _is_missing(error):
             raise _Missing from error
         reason = f"it answered {status}" if status else type(error).__name__
         raise Unavailable(f"The object store did not {what}: {reason}.") from error
@@ -323,6 +334,13 @@ def _status(error: Exception) -> int | None:
         found = re.search(r"Response code: (\d{3})", str(error))
         return int(found[1]) if found else None
     return None
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether it is the store that says so, and not a proxy on the way, for whom nothing is behind the address."""
+    if isinstance(error, S3Error):
+        return error.code in ("NoSuchKey", "NoSuchBucket")
+    return re.search("<Code>NoSuch(Key|Bucket)</Code>", str(error)) is not None
 
 
 def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

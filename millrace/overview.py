@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from millrace import secrets, triggers
+from millrace import scripts, secrets, triggers
 from millrace.models import Hook, Schedule, Script, Secret, Subscription, Version
 
 
@@ -21,13 +21,16 @@ class Overview:
 
 
 def of(script: Script) -> Overview:
-    """One script's."""
-    return of_all([script])[0]
+    """One script's. Raises NotFound when it was deleted meanwhile."""
+    found = of_all([script])
+    if not found:
+        raise scripts.not_found(script.slug)
+    return found[0]
 
 
-def of_all(scripts: Sequence[Script]) -> list[Overview]:
-    """Those of many, in the same order."""
-    uuids = [script.uuid for script in scripts]
+def of_all(shown: Sequence[Script]) -> list[Overview]:
+    """Those of many, in the same order, without any that was deleted meanwhile."""
+    uuids = [script.uuid for script in shown]
     current = {
         version.script_id: version
         for version in Version.select().join(Script).where(Script.uuid.in_(uuids), Version.number == Script.version)
@@ -49,5 +52,6 @@ def of_all(scripts: Sequence[Script]) -> list[Overview]:
             {name: secrets.reference(script, name) for name in names[script.uuid]},
             triggers.shown(subscribed[script.uuid], hooks.get(script.uuid)),
         )
-        for script in scripts
+        for script in shown
+        if script.uuid in current
     ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import peewee
 
-from millrace import admission, database, events, logs, runs
+from millrace import admission, database, events, logs, removal, runs
 from millrace.errors import PlatformError
 from millrace.models import IdempotencyKey, Run
 from millrace.models.run import CANCELLED, FAILED, QUEUED, RUNNING, WORKER_LOST
@@ -146,3 +146,8 @@ def forget_keys(services: Services, limit: int = 1000) -> int:
         .limit(limit)
     )
     return int(IdempotencyKey.delete().where(IdempotencyKey.id.in_([key.id for key in old])).execute())
+
+
+def purge_deleted(services: Services) -> bool:
+    """Remove the next part of what deleted scripts left. Returns whether something is left. Raises Unavailable."""
+    return not all([removal.purge(services, script_uuid) for script_uuid in removal.deleted()])

@@ -14,12 +14,13 @@ from typing import Any
 
 import peewee
 
-from millrace import admission, events, jsontext
+from millrace import admission, events, jsontext, objects
 from millrace.compiled import Compiled, Row, place
-from millrace.database import UNREACHABLE, is_sqlite, transaction
+from millrace.database import UNREACHABLE, is_contended, is_sqlite, transaction
 from millrace.errors import Conflict, Invalid, NotFound, NotReady, Unavailable, Unprocessable
 from millrace.models import IdempotencyKey, Run, Script, Workspace
 from millrace.models.run import CANCELLED, FAILED, FINAL, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT
+from millrace.models.script import DELETED
 from millrace.services import Services
 
 INLINE_LIMIT = 64 * 1024  # bytes of JSON kept in the row; more goes to the object store
@@ -137,7 +138,7 @@ def lock_script(uuid: str) -> Script:
     if not is_sqlite(Script._meta.database.obj):  # SQLite's transaction holds the only write lock already
         query = query.for_update(of=Script)
     script = query.get_or_none()
-    if script is None:
+    if script is None or script.status == DELETED:
         raise NotFound("There is no such script.")
     return script
 
@@ -146,10 +147,11 @@ def _lock_for_submit(uuid: str) -> tuple[Script, str]:
     """As `lock_script`, but with the few columns that a start needs, and the workspace's status."""
     database = Script._meta.database.obj
     row = (_READ_TO_SUBMIT if is_sqlite(database) else _LOCK_TO_SUBMIT).execute(uuid=uuid).fetchone()
-    if row is None:
-        raise NotFound("There is no such script.")
     names = ("uuid", "workspace", "slug", "status", "version", "max_concurrent_runs")
-    return Script(**dict(zip(names, row[:-1], strict=True))), row[-1]
+    script = None if row is None else Script(**dict(zip(names, row[:-1], strict=True)))
+    if script is None or script.status == DELETED:
+        raise NotFound("There is no such script.")
+    return script, row[-1]
 
 
 def _submit_query() -> "peewee.ModelSelect[Script]":
@@ -191,7 +193,7 @@ def _draft(services: Services, order: Order, now: int) -> Run:
 
 def _forget_payload(services: Services, run: Run) -> None:
     if run.payload_key is not None:
-        services.objects.delete([run.payload_key])
+        objects.discard(services.objects, [run.payload_key])
 
 
 def payload_text(services: Services, run: Run) -> str:
@@ -256,14 +258,15 @@ def renew(services: Services, held: Sequence[tuple[str, int]], lease_ms: int) ->
         Run.update(lease_until=services.clock() + lease_ms).where(Run.status == RUNNING, ours).execute()
 
 
-def release(services: Services, run_id: str, attempt: int) -> bool:
-    """Give up this attempt before its handler was entered, whether it was claimed or not, and send the next one.
+def release(services: Services, run_id: str, attempt: int, worker: str) -> bool:
+    """Give up this attempt before its handler was entered, and send the next one.
 
-    A run that was to be cancelled ends instead. False: so it did, or it is not ours any more, or it had ended.
+    Whether nobody has claimed it or `worker` has; one that another worker claimed is that one's. A run that was to be
+    cancelled ends instead. False: so it did, or it is not ours any more, or it had ended.
     """
     now = services.clock()
     unclaimed = (Run.status == QUEUED) & (Run.attempt == attempt - 1)
-    claimed = (Run.status == RUNNING) & (Run.attempt == attempt)
+    claimed = (Run.status == RUNNING) & (Run.attempt == attempt) & (Run.worker == worker)
     ours = (Run.id == run_id) & (unclaimed | claimed)
     with transaction():
         run = Run.select(Run.script).where(Run.id == run_id).get_or_none()
@@ -340,14 +343,17 @@ def finish(
 
 
 def _lock_script_only(uuid: str) -> Script | None:
-    """As `lock_script`, but with the few columns that the end of a run needs."""
+    """As `lock_script`, but with the few columns that the end of a run needs; None when there is none."""
     database = Script._meta.database.obj
     row = (_READ_SCRIPT if is_sqlite(database) else _LOCK_SCRIPT).execute(uuid=uuid).fetchone()
-    return None if row is None else Script(uuid=row[0], slug=row[1], max_concurrent_runs=row[2])
+    if row is None or row[3] == DELETED:
+        return None
+    return Script(uuid=row[0], slug=row[1], max_concurrent_runs=row[2])
 
 
 def _script_query() -> "peewee.ModelSelect[Script]":
-    return Script.select(Script.uuid, Script.slug, Script.max_concurrent_runs).where(Script.uuid == place("uuid"))
+    columns = (Script.uuid, Script.slug, Script.max_concurrent_runs, Script.status)
+    return Script.select(*columns).where(Script.uuid == place("uuid"))
 
 
 _READ_SCRIPT = Compiled(_script_query)
@@ -442,6 +448,10 @@ def release_due(services: Services, limit: int = 200) -> int:
                 admitted = admission.admit_waiting(lock_script(script_uuid), now)
         except NotFound:
             continue  # deleted meanwhile
+        except UNREACHABLE as error:
+            if not is_contended(error):
+                raise
+            continue  # whoever holds the script may be admitting them
         handed_over = _send(services, admitted)
         sent += handed_over
         if handed_over < len(admitted):

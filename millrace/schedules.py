@@ -92,8 +92,11 @@ def _fire_safely(services: Services, schedule: Schedule, now: int) -> Fired | No
         # Stored by an earlier release, or damaged: it waits until a person sets it anew.
         log.error("a schedule is no longer valid and stops: %s", error.message, extra={"script": schedule.script_id})
         return _skip(schedule, schedule.next_fire_at, None, now, error.message)
-    except (*database.UNREACHABLE, PlatformError):
-        raise
+    except (*database.UNREACHABLE, PlatformError) as error:
+        if not database.is_contended(error):
+            raise
+        log.warning("a schedule fires later, its script is locked: %s", error, extra={"script": schedule.script_id})
+        return None
     except Exception as error:
         log.exception("a schedule could not fire", extra={"script": schedule.script_id})
         reason = f"{type(error).__name__} in the scheduler"

@@ -8,12 +8,12 @@ from typing import Any
 
 import peewee
 
-from millrace import diffs, events, runs, schedules, secrets, triggers
+from millrace import diffs, events, objects, runs, schedules, secrets, triggers
 from millrace.compiled import Row, place
-from millrace.database import transaction
+from millrace.database import UNREACHABLE, transaction
 from millrace.errors import Conflict, Invalid, NotFound, TooLarge
-from millrace.models import Artifact, Run, Script, Version
-from millrace.models.run import FINAL
+from millrace.models import Script, Version
+from millrace.models.script import DELETED
 from millrace.services import Services
 from millrace.triggers import Triggers
 
@@ -92,14 +92,13 @@ def create(services: Services, workspace_id: str, new: NewScript) -> Script:
             secrets.replace(services, script, new.secrets)
             triggers.replace(services, script, new.triggers)
             schedules.replace(services, script, new.schedule or None, new.time_zone)
-    except peewee.IntegrityError:
-        services.objects.delete([key])
-        if _exists(workspace_id, new.slug):
-            raise _taken(new.slug) from None
-        raise
-    except Exception:
+    except UNREACHABLE:
+        raise  # nobody knows whether the commit was done: a script without its source would be worse than a stray one
+    except Exception as error:
         # Whatever was refused inside, the source must not stay behind without a script.
-        services.objects.delete([key])
+        objects.discard(services.objects, [key])
+        if isinstance(error, peewee.IntegrityError) and _exists(workspace_id, new.slug):
+            raise _taken(new.slug) from None
         raise
     return script
 
@@ -123,8 +122,10 @@ def update(services: Services, script: Script, change: Change) -> Script:
     try:
         with transaction():
             script = runs.lock_script(script.uuid)  # so that two updates at once do not undo each other
+            if change.source is not None:
+                _check_unchanged(script, current.number)
             if fresh and change.source is not None:
-                _bump_version(script, current.number, change.source, key, now)
+                _bump_version(script, change.source, key, now)
             _apply(services, script, change)
             script.updated_at = now
             script.save()
@@ -132,9 +133,11 @@ def update(services: Services, script: Script, change: Change) -> Script:
                 services, script.workspace_id, "script.updated",
                 {"script_id": script.slug, "script_version": script.version}, subject=script.slug,
             )
+    except UNREACHABLE:
+        raise  # as in `create`
     except Exception:
         if key:
-            services.objects.delete([key])
+            objects.discard(services.objects, [key])
         raise
     if fact is not None:
         services.bus.announce(fact)
@@ -167,42 +170,14 @@ def _zone_without_schedule(time_zone: str) -> Invalid:
     return Invalid("time_zone has no meaning without a schedule.", field="time_zone", value=time_zone)
 
 
-def _bump_version(
-    script: Script, expected: int, source: bytes, key: str, now: int, restored: int | None = None
-) -> None:
+def _check_unchanged(script: Script, expected: int) -> None:
     if script.version != expected:
         raise Conflict(f"Script '{script.slug}' was changed meanwhile: it has version {script.version} now.")
+
+
+def _bump_version(script: Script, source: bytes, key: str, now: int, restored: int | None = None) -> None:
     script.version += 1
     _add_version(script, script.version, source, key, now, restored)
-
-
-def delete(services: Services, script: Script) -> None:
-    """Remove the script with its versions, secrets, triggers, schedule, runs, logs and artifacts."""
-    past = (
-        Run.select(Run.id, Run.status, Run.payload_key, Run.log_key, Run.result_key, Run.log_chunks)
-        .where(Run.script == script.uuid).namedtuples()
-    )
-    files = Artifact.select(Artifact.object_key).join(Run).where(Run.script == script.uuid)
-    with transaction():
-        try:
-            runs.lock_script(script.uuid)  # so that no run comes between the look and the deletion
-        except NotFound:
-            raise not_found(script.slug) from None
-        history, keys = list(past), [file.object_key for file in files]
-        Script.delete().where(Script.uuid == script.uuid).execute()
-    services.objects.delete_prefix(f"scripts/{script.uuid}/")
-    for run in history:
-        keys += [key for key in (run.payload_key, run.log_key, run.result_key) if key is not None]
-        if run.log_chunks or run.status not in FINAL:  # whose keys the row does not know
-            remove_objects_of_run(services, script.workspace_id, run.id)
-    services.objects.delete(keys)
-
-
-def remove_objects_of_run(services: Services, workspace_id: str, run_id: str) -> None:
-    """Delete everything that the object store holds of a run."""
-    services.objects.delete([f"logs/{workspace_id}/{run_id}.log", f"payloads/{workspace_id}/{run_id}.json"])
-    for kind in ("logs", "results", "artifacts"):
-        services.objects.delete_prefix(f"{kind}/{workspace_id}/{run_id}/")
 
 
 def find(workspace_id: str, slug: str) -> Script:
@@ -225,7 +200,7 @@ def not_found(slug: str) -> NotFound:
 
 def page(workspace_id: str, before: tuple[int, str] | None, size: int) -> tuple[list[Script], tuple[int, str] | None]:
     """Scripts, newest first, and where the next page begins (created_at, uuid)."""
-    query = Script.select().where(Script.workspace == workspace_id)
+    query = Script.select().where(Script.workspace == workspace_id, Script.status != DELETED)
     if before is not None:
         created_at, uuid = before
         query = query.where(
@@ -285,15 +260,18 @@ def rollback(services: Services, script: Script, number: int) -> Script:
     try:
         with transaction():
             script = runs.lock_script(script.uuid)  # so that two updates at once do not undo each other
-            _bump_version(script, expected, content, key, now, restored=number)
+            _check_unchanged(script, expected)
+            _bump_version(script, content, key, now, restored=number)
             script.updated_at = now
             script.save()
             fact = events.record_fact(
                 services, script.workspace_id, "script.updated",
                 {"script_id": script.slug, "script_version": script.version}, subject=script.slug,
             )
+    except UNREACHABLE:
+        raise  # as in `create`
     except Exception:
-        services.objects.delete([key])
+        objects.discard(services.objects, [key])
         raise
     if fact is not None:
         services.bus.announce(fact)

@@ -110,28 +110,34 @@ def start(command: Sequence[str], group: Group) -> JailProcess:
     It dies with the calling thread, so call it from one that lives on. Raises OSError when the host is out
     of something.
     """
-    job_in, job_out = os.pipe()
-    control_in, control_out = os.pipe()
-    log_in, log_out = os.pipe()
-    out_in, out_out = os.pipe()
-    err_in, err_out = os.pipe()
-    boot_in, boot_out = os.pipe()
-    theirs = (job_in, control_out, log_out, boot_out, out_out, err_out)
-    ours = (job_out, control_in, log_in, out_in, err_in, boot_in)
-    for fd in ours:
-        os.set_blocking(fd, False)
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(log_in, fcntl.F_SETPIPE_SZ, _LOG_PIPE_BYTES)
-    try:
-        pid = _spawn(command, group, theirs)
-    except BaseException:
-        for fd in ours:
-            os.close(fd)
-        raise
-    finally:
-        for fd in theirs:
-            os.close(fd)
-    return JailProcess(pid, Pipes(job_out, control_in, log_in, out_in, err_in), boot_in)
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        job_in, job_out = _pipe(theirs, ours)
+        control_in, control_out = _pipe(ours, theirs)
+        log_in, log_out = _pipe(ours, theirs)
+        out_in, out_out = _pipe(ours, theirs)
+        err_in, err_out = _pipe(ours, theirs)
+        boot_in, boot_out = _pipe(ours, theirs)
+        for fd in (job_out, control_in, log_in, out_in, err_in, boot_in):
+            os.set_blocking(fd, False)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(log_in, fcntl.F_SETPIPE_SZ, _LOG_PIPE_BYTES)
+        pid = _spawn(command, group, (job_in, control_out, log_out, boot_out, out_out, err_out))
+        try:
+            started = JailProcess(pid, Pipes(job_out, control_in, log_in, out_in, err_in), boot_in)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        ours.pop_all()  # closed by the process's own `close`
+        return started
+
+
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe whose ends are closed with these."""
+    read_end, write_end = os.pipe()
+    reader.callback(os.close, read_end)
+    writer.callback(os.close, write_end)
+    return read_end, write_end
 
 
 def _spawn(command: Sequence[str], group: Group, theirs: Sequence[int]) -> int:

@@ -61,13 +61,16 @@ class Listener:
         with self.services.database.connection_context():
             try:
                 started = triggers.route(self.services, event_id)
-            except (*database.UNREACHABLE, PlatformError):
-                raise
+            except (*database.UNREACHABLE, PlatformError) as error:
+                if not database.is_contended(error):
+                    raise
+                log.warning("an event is routed later, a script is locked: %s", error, extra={"event": event_id})
+                return False
             except Exception as error:
                 # One event that we cannot handle must not keep the others from being routed.
                 log.exception("an event was not routed", extra={"event": event_id})
                 metrics.events_routed().labels("failed").inc()
-                return events.give_up(self.services, event_id, f"{type(error).__name__} in the router")
+                return events.note_failure(self.services, event_id, f"{type(error).__name__} in the router")
         metrics.events_routed().labels("routed").inc()
         if started:
             log.info("event started %d runs", started, extra={"event": event_id})

@@ -10,6 +10,7 @@ from millrace.repair import Lease
 from millrace.services import Services
 from scheduler.loop import Job
 
+PURGE_PAUSE_S = 0.1
 PATIENCE_S = 8.0  # two renewals of a lease; workers renew each four seconds
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Sweeper:
             Job("lost messages", 3, self.resend),
             Job("lost announcements", 3, self.announce),
             Job("logs in chunks", 5, self.join_logs),
+            Job("deleted scripts", 5, self.purge_deleted),
             Job("old idempotency keys", 60, self.forget_keys),
         )
 
@@ -59,6 +61,10 @@ class Sweeper:
     def join_logs(self) -> None:
         """Join the logs of runs that ended without."""
         self._tell("log_in_chunks", repair.join_logs(self.services))
+
+    def purge_deleted(self) -> float | None:
+        """Remove what deleted scripts left, a part each time, so that the other jobs have their turn."""
+        return PURGE_PAUSE_S if repair.purge_deleted(self.services) else None
 
     def forget_keys(self) -> None:
         """Forget idempotency keys that are no longer honoured; no repair, just tidy."""

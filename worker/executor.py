@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from millrace import assignments, metrics, runs, scripts
+from millrace import assignments, metrics, removal, runs
 from millrace.assignments import Assignment
 from millrace.database import revive
 from millrace.errors import PlatformError, Unavailable
@@ -31,7 +31,7 @@ from worker.jobs import Gathered
 from worker.keeper import Held, Keeper, Why
 from worker.opened import OpenedSecrets
 from worker.runlog import RunLog, Shipper
-from worker.session import Session
+from worker.session import ClaimUnheard, Session
 from worker.sources import SourceMissing, Sources
 from worker.vital import DATABASE_AWAY
 
@@ -54,9 +54,10 @@ class Jails(Protocol):
 class _NotBegun(Exception):
     """The platform could not get as far as the claim; the run is still queued."""
 
-    def __init__(self, message: str, *, may_pass: bool) -> None:
+    def __init__(self, message: str, *, may_pass: bool, claim_unheard: bool = False) -> None:
         super().__init__(message)
         self.may_pass = may_pass  # whether it is worth a wait
+        self.claim_unheard = claim_unheard  # whether the run may be ours all the same
 
 
 class Executor:
@@ -80,10 +81,12 @@ class Executor:
 
     def execute(self, run_id: str, attempt: int) -> None:
         """Handle one message. Returns when the run is recorded, or is not ours to record."""
+        claim_unheard = False
         for pause in (*self._begin_pauses, None):
             try:
-                return self._carry(run_id, attempt)
+                return self._carry(run_id, attempt, claim_unheard=claim_unheard)
             except _NotBegun as trouble:
+                claim_unheard |= trouble.claim_unheard
                 log.error("the run could not begin: %s", trouble)
                 metrics.platform_failures().labels(kind="begin").inc()
                 if pause is None or not trouble.may_pass:
@@ -106,10 +109,12 @@ class Executor:
         with self._lock:
             return list(self._sessions)
 
-    def _carry(self, run_id: str, attempt: int) -> None:
+    def _carry(self, run_id: str, attempt: int, *, claim_unheard: bool) -> None:
         try:
             assignment = assignments.load(run_id)
             if assignment is None or not assignment.is_next(attempt):
+                if claim_unheard and self._release(run_id, attempt):
+                    return log.warning("the run was claimed and its handler not entered: the next attempt may")
                 return log.info("nothing to do: the run has ended, or somebody else has it")
             with context(workspace=assignment.run.workspace_id, script=assignment.script.slug):
                 gathered = jobs.gather(self._services, self._sources, self._secrets, assignment, attempt)
@@ -119,9 +124,10 @@ class Executor:
         except PlatformError as error:
             may_pass = isinstance(error, Unavailable) and not isinstance(error, SourceMissing)
             raise _NotBegun(str(error), may_pass=may_pass) from error
-        except DATABASE_AWAY as error:
+        except (ClaimUnheard, *DATABASE_AWAY) as error:
             revive(self._services.database)
-            raise _NotBegun(f"the database does not answer: {error}", may_pass=True) from error
+            unheard = isinstance(error, ClaimUnheard)
+            raise _NotBegun(f"the database does not answer: {error}", may_pass=True, claim_unheard=unheard) from error
         except Exception as error:
             log.exception("the run could not begin because of an error of ours")
             # No descriptor left, or no memory for one: others will give some back.
@@ -188,9 +194,15 @@ class Executor:
         if held.attempt >= MAX_ATTEMPTS:
             return self._record(run, session, endings.platform_failure(reason))
         self._keeper.remove(held)
-        if not self._persist(lambda: runs.release(self._services, held.run_id, held.attempt)):
+        if not self._persist(lambda: self._release(held.run_id, held.attempt)):
             self._throw_away(run, session)
         return None
+
+    def _release(self, run_id: str, attempt: int) -> bool:
+        """Leave it to the next attempt, unless another thread with a copy of the message has it."""
+        if self._keeper.holds(run_id, attempt):
+            return False
+        return runs.release(self._services, run_id, attempt, self._keeper.worker)
 
     def _let_go(self, held: Held) -> None:
         if self._stopping.is_set():
@@ -211,7 +223,7 @@ class Executor:
 
     def _count(self, run_id: str, attempt: int, trouble: _NotBegun) -> None:
         if attempt < MAX_ATTEMPTS:
-            runs.release(self._services, run_id, attempt)
+            self._release(run_id, attempt)
             return
         assignment, held = assignments.load(run_id), Held(run_id, attempt)
         if assignment is not None and self._keeper.claim(held):
@@ -259,7 +271,7 @@ class Executor:
     def _clean_up_after(self, run: Run) -> None:
         """The script may have been deleted while it ran, and its objects before we wrote the last of them."""
         if self._persist(lambda: assignments.load(run.id)) is None:
-            scripts.remove_objects_of_run(self._services, run.workspace_id, run.id)
+            removal.remove_objects_of_run(self._services, run.workspace_id, run.id)
 
     def _persist(self, step: Callable[[], _T]) -> _T:
         """Do it, again and again while the database is away, which it raises when that lasts too long."""

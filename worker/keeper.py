@@ -54,7 +54,7 @@ class Keeper:
         look_s: float = LOOK_S,
     ) -> None:  # fmt: skip
         self._services = services
-        self._worker = worker  # the name under which runs are claimed
+        self.worker = worker  # the name under which runs are claimed
         self._lease_ms = lease_ms
         self._renew_s = renew_s
         self._look_s = look_s
@@ -67,7 +67,7 @@ class Keeper:
     def claim(self, held: Held) -> bool:
         """Claim the run and look after it. False: somebody else has it, or it ended."""
         asked_at = time.monotonic()
-        if not runs.claim(self._services, held.run_id, held.attempt, self._worker, self._lease_ms):
+        if not runs.claim(self._services, held.run_id, held.attempt, self.worker, self._lease_ms):
             return False
         held.sure_until = asked_at + self._lease_ms / 1000
         with self._changed:
@@ -75,6 +75,11 @@ class Keeper:
             if len(self._held) == 1:
                 self._changed.notify()
         return True
+
+    def holds(self, run_id: str, attempt: int) -> bool:
+        """Whether a thread of this process carries it."""
+        with self._changed:
+            return (run_id, attempt) in self._held
 
     def is_ours(self, held: Held) -> bool:
         """Whether the run is still this attempt's. Asks the database only when the lease may have lapsed.

@@ -73,10 +73,10 @@ class Lifetime(dramatiq.Middleware):
         log.info("stopping: running handlers have %.0f s", self._grace_s)
         broker.drain()
         self._executor.stop()
-        self._requeue(worker)
         self._timer = threading.Timer(self._grace_s, self._executor.end_all)
         self._timer.daemon = True
         self._timer.start()
+        self._requeue(worker)
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         """Every thread has ended, or its time is over."""
@@ -89,4 +89,7 @@ class Lifetime(dramatiq.Middleware):
         """At once and not, as Dramatiq would, after the grace: another worker may be idle."""
         begun_by_nobody = [item.message for item in iter_queue(worker.work_queue)]
         if begun_by_nobody and QUEUE in worker.consumers:
-            worker.consumers[QUEUE].requeue_messages(begun_by_nobody)
+            try:
+                worker.consumers[QUEUE].requeue_messages(begun_by_nobody)
+            except dramatiq.BrokerConnectionError as error:
+                log.warning("%d messages are left to the sweeper: %s", len(begun_by_nobody), error)

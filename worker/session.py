@@ -20,6 +20,10 @@ MAX_PUBLISHED = 1000
 log = logging.getLogger(__name__)
 
 
+class ClaimUnheard(Exception):
+    """The database was asked for the run and did not answer: nobody knows whether it is ours."""
+
+
 class Session:
     """A `sandbox.job.Sink`, whose `on_...` methods are called from the run's own thread."""
 
@@ -60,7 +64,10 @@ class Session:
             if self._stopping.is_set():
                 return False
             self._begun = True
-        self.claimed = self._keeper.claim(self.held)
+        try:
+            self.claimed = self._keeper.claim(self.held)
+        except DATABASE_AWAY as error:
+            raise ClaimUnheard(f"the claim was not answered: {error}") from error
         if self.claimed:
             self.log.begin(self._script.timeout_seconds)
             metrics.runs_in_work().inc()

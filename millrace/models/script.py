@@ -5,6 +5,8 @@ import peewee
 from millrace.models.base import Json, Millis, Model
 from millrace.models.workspace import Workspace
 
+DELETED = "deleted"  # gone for everybody; its history is still being removed, see `millrace.removal`
+
 
 class Script(Model):
     """Code with its configuration. `slug` is the id that people choose; `uuid` never changes.
@@ -21,7 +23,7 @@ class Script(Model):
     description = peewee.TextField(null=True)
     runtime = peewee.CharField(max_length=30)
     entry_point = peewee.CharField(max_length=200)
-    status = peewee.CharField(max_length=20, default="active")  # active | inactive
+    status = peewee.CharField(max_length=20, default="active")  # active | inactive | deleted
     version = peewee.IntegerField()
     revision = peewee.IntegerField(default=1)
     memory_mb = peewee.IntegerField()

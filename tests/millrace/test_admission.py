@@ -28,7 +28,7 @@ def test_a_place_is_held_from_the_sending_to_the_end(memory: Services) -> None:
     assert admission.held(script.uuid) == 1
     runs.claim(memory, run.id, 1, "worker-1", 15_000)
     assert admission.held(script.uuid) == 1
-    runs.release(memory, run.id, 1)
+    runs.release(memory, run.id, 1, "worker-1")
     assert admission.held(script.uuid) == 1
     runs.cancel(memory, run)
     assert admission.held(script.uuid) == 0

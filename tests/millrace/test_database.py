@@ -106,6 +106,7 @@ def test_a_lock_that_is_held_too_long_is_a_database_that_does_not_answer(databas
         with pytest.raises(peewee.OperationalError, match="lock timeout") as raised:
             world.start(memory, script)
         assert isinstance(raised.value, millrace.database.UNREACHABLE)
+        assert millrace.database.is_contended(raised.value)
         done.set()
         holder.join(10)
         assert world.start(memory, script).status == "queued"

@@ -179,11 +179,23 @@ def test_unrouted_events_are_listed_oldest_first(memory: Services, clock: Clock)
     assert events.unrouted(clock.now) == listed[1:]
 
 
+def test_an_event_that_a_router_failed_with_hides_none_that_was_never_announced(
+    memory: Services, clock: Clock
+) -> None:
+    world.workspace(memory)
+    failing, lost = (events.publish(memory, ACME, "a.b", number).id for number in range(2))
+    assert not events.note_failure(memory, failing, "KeyError in the router")
+    assert events.find(ACME, failing).reason == "KeyError in the router"
+    clock.forward(ms=1)
+    assert events.unrouted(clock.now, limit=1) == [lost]
+    assert set(events.unrouted(clock.now)) == {lost, failing}
+
+
 def test_an_event_is_given_up_only_when_it_is_old(memory: Services, clock: Clock) -> None:
     world.workspace(memory)
     event = events.publish(memory, ACME, "a.b", None)
-    assert not events.give_up(memory, event.id, "no")
+    assert not events.note_failure(memory, event.id, "no")
     clock.forward(ms=events.GIVE_UP_MS)
-    assert events.give_up(memory, event.id, "half \ud800")
-    assert not events.give_up(memory, event.id, "again")
+    assert events.note_failure(memory, event.id, "half \ud800")
+    assert not events.note_failure(memory, event.id, "again")
     assert events.find(ACME, event.id).outcome == "failed"

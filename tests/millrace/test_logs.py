@@ -192,3 +192,27 @@ def test_a_tail_of_an_ended_run_is_its_log(memory: Services, run: Run, clock: Cl
     key = logs.put_whole(memory, ACME, run.id, logs.format_record(AT, "INFO", "x").encode())
     world.finish(memory, run, log_key=key)
     assert [record and record.text for record in logs.tail(memory, run.id, patience_s=1)] == ["x"]
+
+
+def test_a_tail_of_chunks_that_go_while_it_reads_shows_each_line_once(
+    memory: Services, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.claim(memory, run.id, 1, "worker-1", 15_000)
+    for number in range(4):
+        logs.put_chunk(memory, ACME, run.id, number, logs.format_record(AT, "INFO", str(number)).encode())
+    get = MemoryObjects.get
+
+    def joined_meanwhile(store: MemoryObjects, key: str) -> bytes | None:
+        text = get(store, key)
+        if key == logs.chunk_key(ACME, run.id, 0):
+            with monkeypatch.context() as plain:
+                plain.setattr(MemoryObjects, "get", get)
+                whole = logs.join_chunks(store, ACME, run.id)
+            last = logs.chunk_key(ACME, run.id, 3)  # the deletion has not come to the last one yet
+            store.put(last, logs.format_record(AT, "INFO", "3").encode())
+            runs.finish(memory, run, 1, runs.Ending("succeeded", 5, log_key=whole, log_chunks=4))
+        return text
+
+    monkeypatch.setattr(MemoryObjects, "get", joined_meanwhile)
+    seen = [f"{record.seq} {record.text}" for record in logs.tail(memory, run.id, patience_s=0.1) if record]
+    assert seen == ["1 0", "2 1", "3 2", "4 3"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from millrace import admission, events, runs, scripts
+from millrace import admission, events, removal, runs, scripts
 from millrace.dispatch import MemoryQueue
 from millrace.errors import Conflict, Invalid, NotFound, NotReady, Unprocessable
 from millrace.models import Event, IdempotencyKey, Run, Script, Subscription, Workspace
@@ -86,7 +86,7 @@ def test_a_suspended_workspace_runs_nothing(memory: Services) -> None:
 
 def test_a_script_that_is_gone_is_not_found(memory: Services) -> None:
     script = world.script(memory)
-    scripts.delete(memory, script)
+    removal.delete(memory, script)
     with pytest.raises(NotFound):
         start(memory, script)
 
@@ -153,7 +153,7 @@ def test_a_refused_run_leaves_no_payload(memory: Services) -> None:
     Workspace.update(status="suspended").execute()
     with pytest.raises(NotReady):
         start(memory, script, LARGE)
-    scripts.delete(memory, script)
+    removal.delete(memory, script)
     with pytest.raises(NotFound):
         start(memory, script, LARGE)
     assert memory.objects.list("payloads/") == []
@@ -329,7 +329,7 @@ def test_an_outcome_is_recorded_once(memory: Services, clock: Clock) -> None:
 def test_a_worker_that_lost_the_run_changes_nothing(memory: Services) -> None:
     run = start(memory, world.script(memory))
     runs.claim(memory, run.id, 1, "worker-1", 15_000)
-    assert runs.release(memory, run.id, 1)
+    assert runs.release(memory, run.id, 1, "worker-1")
     assert runs.claim(memory, run.id, 2, "worker-2", 15_000)
     assert not runs.finish(memory, run, 1, runs.Ending("succeeded", 5, result="1"))
     assert reload(run).status == "running"
@@ -340,7 +340,7 @@ def test_a_large_result_of_a_late_worker_does_not_replace_the_recorded_one(memor
     run = start(memory, world.script(memory))
     late, good = (json.dumps(letter * runs.INLINE_LIMIT) for letter in "lg")
     runs.claim(memory, run.id, 1, "worker-1", 15_000)
-    runs.release(memory, run.id, 1)
+    runs.release(memory, run.id, 1, "worker-1")
     runs.claim(memory, run.id, 2, "worker-2", 15_000)
     assert runs.finish(memory, run, 2, runs.Ending("succeeded", 5, result=good))
     assert not runs.finish(memory, run, 1, runs.Ending("succeeded", 5, result=late))
@@ -360,7 +360,7 @@ def test_a_run_of_a_deleted_script_ends_in_nothing(memory: Services) -> None:
     script = world.script(memory)
     run = start(memory, script)
     runs.claim(memory, run.id, 1, "worker-1", 15_000)
-    scripts.delete(memory, script)
+    removal.delete(memory, script)
     assert not runs.finish(memory, run, 1, runs.Ending("succeeded", 5))
 
 
@@ -440,14 +440,14 @@ def test_a_run_that_was_to_be_cancelled_ends_when_it_is_given_back(memory: Servi
     sent(memory)
     clock.forward(ms=10)
     with memory.bus.listen(f"run:{run.id}") as listener:
-        assert not runs.release(memory, run.id, 1)
+        assert not runs.release(memory, run.id, 1, "worker-1")
         assert listener.get(timeout=1) is not None
     run = reload(run)
     assert (run.status, run.error_code, run.completed_at) == ("cancelled", "CANCELLED", clock.now)
     assert (run.cancel_requested_at, run.lease_until, run.duration_ms) == (clock.now - 10, None, 0)
     assert sent(memory) == [(following.id, 1)]
     assert not runs.claim(memory, run.id, 2, "worker-1", 15_000)
-    assert not runs.release(memory, run.id, 1)
+    assert not runs.release(memory, run.id, 1, "worker-1")
 
 
 def test_a_run_that_is_to_be_cancelled_is_not_claimed(memory: Services, clock: Clock) -> None:
@@ -462,7 +462,7 @@ def test_a_run_is_cancelled_whoever_gives_it_back_meanwhile(memory: Services) ->
         run = start(memory, script)
         runs.claim(memory, run.id, 1, "worker-1", 15_000)
         answers = at_once(memory.database, lambda run=run: runs.cancel(memory, run),
-                          lambda run=run: runs.release(memory, run.id, 1))
+                          lambda run=run: runs.release(memory, run.id, 1, "worker-1"))
         assert answers[0] is None
         assert reload(run).status == "cancelled"
 

@@ -3,13 +3,15 @@
 import itertools
 import logging
 import threading
+from typing import Any
 
 import peewee
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from millrace import cron, runs, schedules, scripts
+from millrace import cron, removal, runs, schedules, scripts
 from millrace.database import transaction
 from millrace.errors import Invalid
 from millrace.models import Firing, Run, Schedule, Workspace
@@ -259,7 +261,7 @@ def test_a_script_that_goes_while_its_schedule_is_skipped_is_no_fault(memory: Se
     script = world.script(memory, schedule="rate(1 minute)")
     schedule = schedules.of(script)
     assert schedule is not None
-    scripts.delete(memory, script)
+    removal.delete(memory, script)
     assert schedules._skip(schedule, schedule.next_fire_at, None, clock.now, "late") is None
 
 
@@ -321,3 +323,21 @@ def test_whatever_the_clock_does_no_due_time_has_two_runs_and_none_lies_ahead(
     assert len(ran) == len(set(ran))
     assert all(due <= latest for due in ran)
     Schedule.delete().execute()
+
+
+def test_a_script_whose_row_is_locked_keeps_no_other_schedule_waiting(
+    memory: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, other = (world.script(memory, slug, schedule="rate(1 minute)") for slug in ("locked", "other"))
+    submit = runs.submit
+
+    def contended(services: Services, order: runs.Order, *more: Any) -> runs.Submitted:
+        if order.script == locked.uuid:
+            raise peewee.OperationalError(psycopg.errors.LockNotAvailable("canceling statement due to lock timeout"))
+        return submit(services, order, *more)
+
+    clock.forward(s=60)
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "submit", contended)
+        assert [fired.script for fired in schedules.fire_due(memory)] == [other.uuid]
+    assert [fired.script for fired in schedules.fire_due(memory)] == [locked.uuid]  # its due time is not lost

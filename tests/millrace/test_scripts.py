@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import peewee
 import pytest
 
-from millrace import runs, scripts
-from millrace.errors import Conflict, Invalid, NotFound
-from millrace.models import Artifact, Hook, Run, Script, Secret, Version
+from millrace import overview, removal, scripts
+from millrace.errors import Conflict, Invalid, NotFound, Unavailable
+from millrace.models import Hook, Script, Secret, Version
+from millrace.objects import MemoryObjects
 from millrace.services import Services
 from millrace.triggers import EventTrigger, HttpTrigger, Triggers
 from tests import world
@@ -169,38 +171,54 @@ def test_pages_show_each_script_once_newest_first(memory: Services, clock: Clock
     assert seen == sorted(seen, key=made.index, reverse=True) and len(seen) == 7
 
 
-def test_a_run_that_comes_while_its_script_is_deleted_leaves_nothing(
-    memory: Services, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("act", ["create", "update", "rollback"])
+def test_a_commit_that_was_done_and_not_heard_of_keeps_its_source(
+    memory: Services, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
-    script, transaction = world.script(memory), scripts.transaction
+    script = None if act == "create" else world.script(memory, source=ONE)
+    transaction = scripts.transaction
 
     @contextmanager
-    def late() -> Iterator[None]:
-        world.start(memory, script, "x" * runs.INLINE_LIMIT)
+    def unheard() -> Iterator[None]:
         with transaction():
             yield
+        raise peewee.OperationalError("the connection was closed")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(scripts, "transaction", late)
-        scripts.delete(memory, script)
-    assert Run.select().count() == 0
-    assert memory.objects.list("") == []
+    with monkeypatch.context() as patched, pytest.raises(peewee.OperationalError):
+        patched.setattr(scripts, "transaction", unheard)
+        if script is None:
+            world.script(memory, source=ONE)
+        elif act == "update":
+            scripts.update(memory, script, scripts.Change(source=TWO))
+        else:
+            scripts.rollback(memory, script, 1)
+    script = scripts.find(ACME, "hello")
+    assert scripts.source(memory, scripts.version(script, script.version)) == (TWO if act == "update" else ONE)
 
 
-def test_a_deleted_script_leaves_nothing(memory: Services) -> None:
-    script = world.script(memory, secrets={"a": "x"}, schedule="daily",
-                          triggers=Triggers([EventTrigger("a.b")], HttpTrigger("/x", auth="none")))
-    run = world.start(memory, script, "x" * runs.INLINE_LIMIT, idempotency_key="k")
-    log_key, artifact_key = f"logs/{ACME}/{run.id}.log", f"artifacts/{ACME}/{run.id}/a.txt"
-    for key in (log_key, artifact_key):
-        memory.objects.put(key, b"x")
-    Artifact.create(run=run.id, name="a.txt", size=1, content_type="text/plain", object_key=artifact_key, created_at=0)
-    world.finish(memory, run, result='"' + "x" * runs.INLINE_LIMIT + '"', log_key=log_key)
-    running = world.start(memory, script)
-    memory.objects.put(f"logs/{ACME}/{running.id}/00000001.log", b"x")
-    scripts.delete(memory, script)
-    assert memory.objects.list("") == []
-    assert Run.select().count() == Version.select().count() == Hook.select().count() == 0
+def test_the_same_content_is_no_success_when_another_came_first(memory: Services) -> None:
+    script = world.script(memory, source=ONE)
+    scripts.update(memory, script, scripts.Change(source=TWO))
+    stale = Script.get_by_id(script.uuid)
+    stale.version = 1  # what somebody read a moment ago
+    with pytest.raises(Conflict):
+        scripts.update(memory, stale, scripts.Change(source=ONE))
+
+
+def test_a_source_that_a_failing_store_keeps_does_not_hide_why_a_script_was_refused(
+    memory: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise Unavailable("The object store did not delete objects.")
+
+    monkeypatch.setattr(MemoryObjects, "delete", away)
+    with pytest.raises(Invalid):
+        world.script(memory, schedule="never")
+
+
+def test_what_is_shown_leaves_out_a_script_that_was_deleted_meanwhile(memory: Services) -> None:
+    one, two = world.script(memory), world.script(memory, "other")
+    removal.delete(memory, one)
+    assert [each.script.slug for each in overview.of_all([one, two])] == ["other"]
     with pytest.raises(NotFound):
-        scripts.delete(memory, script)
-    world.script(memory)  # the id is free again
+        overview.of(one)

@@ -3,6 +3,7 @@
 import threading
 
 import peewee
+import psycopg
 import pytest
 
 from millrace import events, triggers
@@ -128,3 +129,24 @@ def test_an_event_that_could_not_be_ticked_off_is_not_routed_twice(
             own.step(0)
     own.step(0)
     assert Run.select().count() == 1 and memory.bus.backlog() == 0
+
+
+def test_a_script_whose_row_is_locked_keeps_no_other_event_waiting(
+    memory: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscriber(memory)
+    first, second = (events.publish(memory, ACME, "order.created", number) for number in range(2))
+    route = triggers.route
+
+    def contended(services: Services, event_id: str) -> int:
+        if event_id == first.id:
+            raise peewee.OperationalError(psycopg.errors.LockNotAvailable("canceling statement due to lock timeout"))
+        return route(services, event_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(triggers, "route", contended)
+        make(memory).step(0)
+    assert [run.event_id for run in Run.select()] == [second.id]
+    monkeypatch.setattr(listener, "HELD_TOO_LONG_MS", 0)
+    make(memory).step(0)  # the locked one stayed on the bus
+    assert Run.select().count() == 2 and memory.bus.backlog() == 0

@@ -280,7 +280,7 @@ def test_what_is_not_stuck_is_not_sent(memory: Services, clock: Clock, ended: st
 
 def test_a_run_that_was_given_back_is_sent_with_its_next_attempt(memory: Services, clock: Clock) -> None:
     run = running(memory)
-    runs.release(memory, run.id, 1)
+    runs.release(memory, run.id, 1, "worker-1")
     sent(memory)
     clock.forward(ms=repair.RESEND_AFTER_MS)
     assert repair.resend_stuck(memory) == 1

@@ -1,9 +1,11 @@
+import os
 import re
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -156,3 +158,20 @@ for name in names:
 def test_what_many_threads_count_for_the_first_time_at_once_is_counted() -> None:
     done = subprocess.run([sys.executable, "-c", _COUNT_AT_ONCE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+_WORK_AND_DIE = """
+import os
+from millrace import metrics
+metrics.runs_in_work().inc()
+metrics.runs_ended().labels("succeeded", "api").inc()
+os._exit(0)
+"""
+
+
+def test_a_process_that_died_leaves_what_it_counted_and_no_run_in_work(tmp_path: Path) -> None:
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    for text in (_WORK_AND_DIE, "from millrace import metrics; print(metrics.render().decode())"):
+        done = subprocess.run([sys.executable, "-c", text], env=environ, capture_output=True, text=True, check=True)
+    assert 'millrace_runs_total{status="succeeded",trigger="api"} 1.0' in done.stdout
+    assert "millrace_runs_in_work " not in done.stdout

@@ -4,12 +4,13 @@ import errno
 import json
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import peewee
 import pytest
 from playhouse.pool import MaxConnectionsExceeded
 
-from millrace import artifacts, runs, scripts, secrets
+from millrace import artifacts, removal, runs, scripts, secrets
 from millrace.dispatch import MemoryQueue
 from millrace.models import Artifact, Event, Run, Secret
 from millrace.services import Services
@@ -27,7 +28,7 @@ from tests.worker.support import (
     until_cancelled,
     worker_on,
 )  # fmt: skip
-from worker.executor import Executor
+from worker.executor import Executor, _NotBegun
 from worker.runlog import RunLog
 
 
@@ -195,7 +196,7 @@ def test_a_message_for_another_attempt_than_the_next_does_nothing(local: Service
 
 def test_a_message_for_a_run_that_is_gone_does_nothing(local: Services) -> None:
     run = submit(local, new_script(local))
-    scripts.delete(local, scripts.find("acme", "hello"))
+    removal.delete(local, scripts.find("acme", "hello"))
     jails = FakeJails()
     with worker_on(local, jails) as executor:
         executor.execute(run.id, 1)
@@ -485,7 +486,7 @@ def test_a_script_that_is_deleted_while_it_runs_leaves_nothing_behind(local: Ser
     run = submit(local, new_script(local))
 
     def behave(job: Job, sink: Sink, cancel: threading.Event) -> Outcome:
-        scripts.delete(local, scripts.find("acme", "hello"))
+        removal.delete(local, scripts.find("acme", "hello"))
         sink.on_log([LogLine(1, "INFO", "too late")])
         return Outcome(Kind.SUCCEEDED, b'"' + b"y" * 100_000 + b'"')
 
@@ -709,7 +710,7 @@ def test_a_run_that_was_lost_because_its_script_is_gone_leaves_nothing_behind(lo
 
     def behave(job: Job, sink: Sink, cancel: threading.Event) -> Outcome:
         sink.on_artifact("report.csv", "text/csv", b"a")
-        scripts.delete(local, scripts.find("acme", "hello"))
+        removal.delete(local, scripts.find("acme", "hello"))
         sink.on_log([LogLine(1, "INFO", "too late")])
         eventually(lambda: local.objects.list("logs/") != [])
         return until_cancelled(job, sink, cancel)
@@ -760,3 +761,56 @@ def test_an_attempt_that_lost_the_run_while_it_stored_an_artifact_spoils_nothing
     (kept,) = Artifact.select().where(Artifact.run == run.id)
     assert local.objects.get(kept.object_key) == b"of the second"
     assert local.objects.list("artifacts/") == [kept.object_key]
+
+
+def test_a_claim_whose_answer_was_lost_costs_an_attempt_and_no_more(
+    local: Services, queue_of: MemoryQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, jails, claim = submit(local, new_script(local)), FakeJails(), runs.claim
+    queue_of.take()
+
+    def unheard(*arguments: Any) -> bool:
+        claim(*arguments)
+        raise peewee.OperationalError("the connection was closed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "claim", unheard)
+        back = carry(local, jails, run)
+    assert (back.status, back.attempt, jails.jobs) == ("queued", 1, [])
+    assert queue_of.take() == [(run.id, 2)]
+    assert carry(local, jails, run, 2).status == "succeeded"
+
+
+def test_who_cannot_begin_does_not_give_back_what_another_has_claimed(
+    local: Services, queue_of: MemoryQueue
+) -> None:
+    run = submit(local, new_script(local))
+    queue_of.take()
+
+    def taken_meanwhile(cancel: threading.Event) -> Outcome | None:
+        runs.claim(local, run.id, 1, "another worker", 15_000)  # it had a copy of the message
+        raise unavailable()
+
+    after = carry(local, FakeJails(before=taken_meanwhile), run)
+    assert (after.status, after.worker, after.attempt) == ("running", "another worker", 1)
+    assert queue_of.take() == []
+
+
+def test_a_copy_of_a_message_does_not_give_back_what_this_process_carries(
+    local: Services, queue_of: MemoryQueue
+) -> None:
+    run = submit(local, new_script(local))
+    queue_of.take()
+    entered, done = threading.Event(), threading.Event()
+
+    def busy(job: Job, sink: Sink, cancel: threading.Event) -> Outcome:
+        entered.set()
+        assert done.wait(20)
+        return outcome()
+
+    with worker_on(local, FakeJails(busy)) as executor, in_thread(local, lambda: executor.execute(run.id, 1)):
+        assert entered.wait(20)
+        executor._give_up(run.id, 1, _NotBegun("no jail", may_pass=False))
+        assert reload(run).status == "running" and queue_of.take() == []
+        done.set()
+    assert reload(run).status == "succeeded"

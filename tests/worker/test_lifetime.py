@@ -3,9 +3,11 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
 
 import pytest
-from dramatiq import Worker
+import redis
+from dramatiq import MessageProxy, Worker
 
 from millrace import runs
 from millrace.dispatch import QUEUE
@@ -151,3 +153,20 @@ def test_the_threads_give_their_database_connections_back(services: Services, wi
         eventually(lambda: messages(services) == 0)
         eventually(lambda: len(wired.services.database._in_use) <= 1)  # type: ignore[attr-defined]
     assert Run.select().where(Run.status == "succeeded").count() == 10
+
+
+def test_what_runs_gets_its_grace_and_its_end_though_redis_is_away(
+    services: Services, wired: Wired, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise redis.ConnectionError("connection refused")
+
+    with start(FakeJails(until_cancelled), grace_s=0.2):
+        run = submit(services, new_script(services))
+        eventually(lambda: reload(run).status == "running")
+        message = MessageProxy(wired.broker.get_actor("execute").message("another", 1).copy(options={
+            "redis_message_id": "1"
+        }))
+        monkeypatch.setattr("worker.middleware.iter_queue", lambda _queue: [SimpleNamespace(message=message)])
+        monkeypatch.setattr(wired.broker, "do_requeue", away)
+    assert reload(run).error_code == "WORKER_LOST"

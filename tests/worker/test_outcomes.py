@@ -116,7 +116,7 @@ class OneRun(RuleBasedStateMachine):
         worker, attempt = self.holder(which)
         if attempt not in self.entered and attempt < MAX_ATTEMPTS:
             del self.believes[worker]
-            self.give_back(attempt)
+            self.give_back(attempt, worker)
 
     @precondition(lambda self: self.believes)
     @rule()
@@ -124,13 +124,13 @@ class OneRun(RuleBasedStateMachine):
         """Somebody gives the run to another worker; the one that had it does not hear of it."""
         row = self.row()
         if row.status == "running" and row.attempt not in self.entered and row.attempt < MAX_ATTEMPTS:
-            assert self.give_back(row.attempt)
+            assert self.give_back(row.attempt, row.worker)
 
-    def give_back(self, attempt: int) -> bool:
+    def give_back(self, attempt: int, worker: str) -> bool:
         """A run that was to be cancelled ends instead of going back to the queue. False: it was not this attempt's."""
         before = self.row()
         to_be_cancelled = before.cancel_requested_at is not None
-        back = runs.release(self.services, self.run.id, attempt)
+        back = runs.release(self.services, self.run.id, attempt, worker)
         ended = before.status not in FINAL and self.row().status == "cancelled"
         assert not (back and to_be_cancelled)
         if ended:

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response
 
-from millrace import checks, overview, runtimes, scripts
+from millrace import checks, overview, removal, runtimes, scripts
 from millrace.errors import Detail, Invalid
 from millrace.models import Runtime, Script
 from millrace.triggers import EventTrigger, HttpTrigger, Triggers
@@ -116,7 +116,7 @@ def delete_script(script_id: str) -> Response:
 
     Its versions, schedule, secrets, triggers, runs, logs and artifacts go with it.
     """
-    scripts.delete(wire.services(), lookup.script(script_id))
+    removal.delete(wire.services(), lookup.script(script_id))
     return Response(status=HTTPStatus.NO_CONTENT)
 
 
