@@ -127,7 +127,8 @@ def _firings(expression: Expression, zone: str, after_ms: int, anchor_ms: int) -
     plan = expression.plan
     if isinstance(plan, Rate):
         passed = max((after_ms - anchor_ms) // plan.interval_ms, 0)
-        return itertools.count(anchor_ms + (passed + 1) * plan.interval_ms, plan.interval_ms)
+        due = itertools.count(anchor_ms + (passed + 1) * plan.interval_ms, plan.interval_ms)
+        return itertools.takewhile(lambda at: at <= _LATEST_MS, due)
     return _calendar_firings(plan, info, after_ms)
 
 

@@ -176,6 +176,27 @@ def unrouted(before: int, limit: int = 200, *, ahead: int | None = None) -> list
     return [event.id for event in rows]
 
 
+def page(
+    workspace_id: str, before: tuple[int, str] | None, size: int, *, name: str | None = None, outcome: str | None = None
+) -> tuple[list[Event], tuple[int, str] | None]:
+    """Events, newest first, and where the next page begins (created_at, id); of one name and outcome if these are
+    given."""
+    query = Event.select().where(Event.workspace == workspace_id)
+    if name is not None:
+        query = query.where(Event.name == name)
+    if outcome is not None:
+        query = query.where(Event.outcome == outcome)
+    if before is not None:
+        created_at, event_id = before
+        query = query.where(
+            (Event.created_at < created_at) | ((Event.created_at == created_at) & (Event.id < event_id))
+        )
+    rows = list(query.order_by(Event.created_at.desc(), Event.id.desc()).limit(size + 1))
+    more = len(rows) > size
+    rows = rows[:size]
+    return rows, (rows[-1].created_at, rows[-1].id) if more else None
+
+
 def find(workspace_id: str, event_id: str) -> Event:
     """An event of this workspace, or NotFound."""
     found = None

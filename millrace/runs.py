@@ -14,7 +14,7 @@ from typing import Any
 
 import peewee
 
-from millrace import admission, events, jsontext, objects
+from millrace import admission, events, jsontext, logs, metrics, objects
 from millrace.compiled import Compiled, Row, place
 from millrace.database import UNREACHABLE, is_contended, is_sqlite, transaction
 from millrace.errors import Conflict, Invalid, NotFound, NotReady, Unavailable, Unprocessable
@@ -174,7 +174,8 @@ def _check_may_run(script: Script, workspace_status: str) -> None:
 
 def _draft(services: Services, order: Order, now: int) -> Run:
     if order.available_at is not None and order.available_at - now > MAX_DELAY_MS:
-        raise Invalid("A run can be delayed by 366 days at most.", field="run_at", value=order.available_at)
+        raise Invalid("run_at must be within 366 days from now.", field="run_at",
+                      value=logs.timestamp(order.available_at))
     run = Run(
         id=services.new_id(), workspace=order.workspace, script=order.script, status=QUEUED,
         trigger=order.trigger, mode=order.mode, caller_ip=order.caller_ip[:64], created_at=now,
@@ -269,9 +270,9 @@ def release(services: Services, run_id: str, attempt: int, worker: str) -> bool:
     claimed = (Run.status == RUNNING) & (Run.attempt == attempt) & (Run.worker == worker)
     ours = (Run.id == run_id) & (unclaimed | claimed)
     with transaction():
-        run = Run.select(Run.script).where(Run.id == run_id).get_or_none()
+        run = Run.select(Run.id, Run.script, Run.trigger).where(Run.id == run_id).get_or_none()
         script = None if run is None else _lock_script_only(run.script_id)
-        if script is None:  # deleted meanwhile, and its runs with it
+        if run is None or script is None:  # deleted meanwhile, and its runs with it
             return False
         ended = _end_unstarted(ours & Run.cancel_requested_at.is_null(False), now)
         back = 0 if ended else (
@@ -280,7 +281,7 @@ def release(services: Services, run_id: str, attempt: int, worker: str) -> bool:
         )
         admitted = admission.admit_waiting(script, now) if ended else []
     if ended:
-        _tell(services, run_id, CANCELLED, admitted, None)
+        _tell(services, run, CANCELLED, admitted, None)
     elif back:
         services.queue.send(run_id, attempt + 1)
     return bool(back)
@@ -338,7 +339,8 @@ def finish(
             return False
         admitted = admission.admit_waiting(script, now)
         fact = _record_fact(services, run, script, ending.status, error, duration_ms)
-    _tell(services, run.id, ending.status, admitted, fact)
+    metrics.run_seconds().labels(status=ending.status).observe(ending.duration_ms / 1000)
+    _tell(services, run, ending.status, admitted, fact)
     return True
 
 
@@ -400,9 +402,10 @@ def _record_fact(
 
 
 def _tell(
-    services: Services, run_id: str, status: str, admitted: Sequence[tuple[str, int]], fact: str | None
+    services: Services, run: Run, status: str, admitted: Sequence[tuple[str, int]], fact: str | None
 ) -> None:
-    services.bus.hint(f"run:{run_id}", f"end {status}")
+    services.bus.hint(f"run:{run.id}", f"end {status}")
+    metrics.runs_ended().labels(status=status, trigger=run.trigger).inc()
     _send(services, admitted)
     if fact is not None:
         services.bus.announce(fact)
@@ -427,7 +430,7 @@ def cancel(services: Services, run: Run) -> None:
         )
         admitted = admission.admit_waiting(script, now) if ended else []
     if ended:
-        _tell(services, run.id, CANCELLED, admitted, None)
+        _tell(services, run, CANCELLED, admitted, None)
     elif not asked:
         raise Conflict(f"Run '{run.id}' has ended already: {Run.get_by_id(run.id).status}.")
 

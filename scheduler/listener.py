@@ -14,8 +14,8 @@ from millrace.services import Services
 from scheduler.loop import Patience
 
 WAIT_MS = 1_000
-RECLAIM_EVERY_S = 10.0
-HELD_TOO_LONG_MS = 30_000
+RECLAIM_EVERY_S = 3.0
+HELD_TOO_LONG_MS = 12_000  # longer than a wait for a locked row; what is routed twice starts nothing twice
 
 log = logging.getLogger(__name__)
 

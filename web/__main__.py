@@ -1,17 +1,28 @@
 """Serves the application: `python -m web`. One process; requests that wait hold a thread and nothing else."""
 
+import contextlib
 import errno
+import json
+import logging
 import os
 import socket
 import struct
 import sys
 import threading
+from http import HTTPStatus
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
+from gunicorn.http.errors import (
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+)
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from millrace import observability, wiring
@@ -25,6 +36,8 @@ if TYPE_CHECKING:
 GRACE_S = 30
 PATIENCE_S = 20  # how long a client may leave a thread waiting for its next bytes, or for taking ours
 _stopping = threading.Event()
+
+log = logging.getLogger("web.server")
 
 
 class Connection(socket.socket):
@@ -76,9 +89,38 @@ class Worker(ThreadWorker):
             util.close_graceful(conn.sock)
         return kept
 
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Refuse what is no HTTP in the shape of the APIs; an error of ours is for the base, which logs it."""
+        refused = _refusal(exc)
+        if refused is None:
+            super().handle_error(req, client, addr, exc)
+            return
+        log.warning("a client sent what is no HTTP: %s", exc)
+        with contextlib.suppress(OSError):  # it may have gone meanwhile
+            client.sendall(_answer(*refused))
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         _stopping.set()
         super().handle_exit(sig, frame)
+
+
+def _refusal(error: BaseException) -> tuple[HTTPStatus, str] | None:
+    if isinstance(error, LimitRequestLine):
+        return HTTPStatus.REQUEST_URI_TOO_LONG, "The address is too long."
+    if isinstance(error, LimitRequestHeaders):
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "There are too many headers, or one is too long."
+    if isinstance(error, (InvalidResponseHeader, InvalidResponseHeaderName)) or not isinstance(error, ParseException):
+        return None
+    return HTTPStatus.BAD_REQUEST, f"The request is not as HTTP wants it: {error}."
+
+
+def _answer(status: HTTPStatus, message: str) -> bytes:
+    body = json.dumps({"error": {"code": "VALIDATION_FAILED", "message": message[:300], "details": []}}).encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 class Server(BaseApplication):

@@ -14,8 +14,6 @@ from web.probes import Probes
 from web.scripting import errors, events, runs, runtimes, schedules, scripts
 from web.waiting import Seats
 
-MAX_BODY_BYTES = 8 * 1024 * 1024  # 5 MiB of source are 6.7 MiB of base64
-
 _API = (scripts.blueprint, runs.blueprint, schedules.blueprint, events.blueprint, runtimes.blueprint)
 
 
@@ -29,7 +27,6 @@ def main() -> Flask:
 def create_app(services: Services, stopping: threading.Event | None = None) -> Flask:
     """The application on these services. Setting `stopping` ends its open streams within seconds."""
     app = Flask("web", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]  # what Flask's own provider has
     app.url_map.merge_slashes = False
     app.extensions["millrace"] = _process(services, stopping or threading.Event())

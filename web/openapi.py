@@ -21,6 +21,14 @@ _ALWAYS = (
     HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )  # fmt: skip
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer"}}}
+_HEADERS = {
+    HTTPStatus.UNAUTHORIZED.name: {
+        "WWW-Authenticate": {"description": "`ApiKey`.", "required": True, "schema": {"type": "string"}}
+    },
+    HTTPStatus.TOO_MANY_REQUESTS.name: _RETRY_AFTER,
+    HTTPStatus.SERVICE_UNAVAILABLE.name: _RETRY_AFTER,
+}
 _SECURITY = {
     "ApiKey": {
         "type": "apiKey", "in": "header", "name": "Authorization", "description": "`ApiKey`, a blank, and the key.",
@@ -62,8 +70,14 @@ def _completed(whole: dict[str, Any]) -> dict[str, Any]:
         for method, operation in path.items():
             if method != "parameters":
                 _complete(operation)
+    responses = components.setdefault("responses", {})
     for status in _ALWAYS:
-        components.setdefault("responses", {}).setdefault(status.name, _error(status))
+        responses.setdefault(status.name, _error(status))
+    for name, headers in _HEADERS.items():
+        responses[name]["headers"] = headers
+    # Of the library, for what it does by itself and we do not.
+    responses.pop("DEFAULT_ERROR", None)
+    components["schemas"].pop("PaginationMetadata", None)
     components["schemas"]["ScriptUpdate"]["dependentRequired"] = {
         "script_content": ["script_hash"],
         "script_hash": ["script_content"],

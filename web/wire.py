@@ -16,7 +16,7 @@ from millrace.checks.apart import Checker
 from millrace.errors import Detail, Invalid
 from millrace.models import Workspace
 from millrace.services import Services
-from web import strict_json
+from web import bodies, strict_json
 from web.probes import Probes
 from web.waiting import Seats
 
@@ -99,7 +99,7 @@ def body(req: Request) -> Any:
             raise UnsupportedMediaType(
                 f"The body must be JSON, with Content-Type: application/json instead of '{req.mimetype[:100]}'."
             )
-        g.json_body = strict_json.parse(req.get_data(cache=False))
+        g.json_body = strict_json.parse(bodies.read(req))
     return g.json_body
 
 
@@ -141,9 +141,13 @@ class Blueprint(flask_smorest.Blueprint):
         """What goes out. A view that returns a Response is only documented by it."""
         return cast(Decorator, super().response(status, schema, **documented))
 
-    def answers(self, status: HTTPStatus, schema: type[Schema], description: str) -> Decorator:
+    def answers(
+        self, status: HTTPStatus, schema: type[Schema], description: str, headers: Mapping[str, Any] | None = None
+    ) -> Decorator:
         """Document another answer of success."""
-        return cast(Decorator, self.alt_response(status, schema=schema, description=description, success=True))
+        return cast(Decorator, self.alt_response(
+            status, schema=schema, description=description, headers=headers, success=True
+        ))
 
     def refuses(self, *statuses: HTTPStatus) -> Decorator:
         """Document that the operation may answer so, in the error envelope, besides what all may answer."""

@@ -255,8 +255,6 @@ class Executor:
         if not recorded:
             log.warning("the result is thrown away: the run is not ours any more")
             return self._clean_up_after(run)
-        metrics.runs_ended().labels(status=ending.status, trigger=run.trigger).inc()
-        metrics.run_seconds().labels(status=ending.status).observe(ending.duration_ms / 1000)
         return log.info("the run ended: %s", ending.status)
 
     def _offer(self, run: Run, attempt: int, ending: Ending) -> bool:

@@ -114,6 +114,8 @@ class Session:
             self._services, self._run.workspace_id, name, params.get("data"), source=self._script.slug,
             subject=subject, depth=self._run.depth + 1,
         )  # fmt: skip
+        if event.outcome == "cut":
+            self.log.add([LogLine(self._services.clock(), "SYSTEM", f"event '{name}' starts nothing: {event.reason}")])
         return str(event.id)
 
     def _refusal(self, what: str, error: Exception) -> CallRefused:

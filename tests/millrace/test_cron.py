@@ -611,3 +611,10 @@ def test_asking_again_from_each_firing_walks_the_same_times(start: int, text: st
         assert following is not None
         walked.append(following)
     assert walked[1:] == previewed
+
+
+def test_a_rate_beyond_all_calendars_is_due_no_more() -> None:
+    plan = cron.parse("rate(999999 days)")
+    assert cron.upcoming(plan, "UTC", after_ms=0, anchor_ms=0, count=5) == []
+    plan = cron.parse("rate(60000 days)")
+    assert len(cron.upcoming(plan, "UTC", after_ms=0, anchor_ms=0, count=5)) == 1

@@ -5,7 +5,7 @@ from dataclasses import replace
 import peewee
 import pytest
 
-from millrace import events, logs, repair, runs
+from millrace import events, logs, metrics, repair, runs
 from millrace.bus import MemoryBus
 from millrace.dispatch import MemoryQueue
 from millrace.models import Event, IdempotencyKey, Run
@@ -60,7 +60,9 @@ def test_a_run_whose_worker_died_fails_and_is_not_run_again(
         assert reload(run).status == "running"
         pass_time(clock, uptime, 2)
     pass_time(clock, uptime, 2)
+    counted = metrics.runs_ended().labels("failed", "api")._value.get()
     sweeper.end_lost()
+    assert metrics.runs_ended().labels("failed", "api")._value.get() == counted + 1
     run = reload(run)
     assert (run.status, run.error_code, run.lease_until) == ("failed", "WORKER_LOST", None)
     assert run.error == "The worker was lost while the script ran."

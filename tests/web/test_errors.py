@@ -16,7 +16,7 @@ from tests import factories
 from tests.factories import Tenant
 from tests.web.conftest import API, Client, error_of, fields_of
 from web import auth, strict_json
-from web.app import MAX_BODY_BYTES
+from web.bodies import MAX_BYTES
 from web.scripting import lookup
 
 
@@ -53,6 +53,7 @@ def test_json_by_any_of_its_names_is_read(client: Client, kind: str) -> None:
 
 _NO_JSON = [
     b"", b"{", b"nonsense", b"\xff\xfe{}", b'{"a": NaN}', b'{"a": Infinity}', b'{"a": -Infinity}', b'{"a": 1e999}',
+    b'{"a": 1%s}' % (b"0" * 400),
     b'{"a": ' + b"9" * 5000 + b"}", b'"\xed\xa0\x80"', b"[" * 100_000, b"[" * 101 + b"]" * 101, b"\xef\xbb\xbf{}",
     b"{'a': 1}", b'{"a": 1,}', b"{} {}", b'{"a": 01}', "{}".encode("utf-16"),
     b'{"a":' * 5000 + b"1" + b"}" * 5000,
@@ -92,7 +93,7 @@ def test_a_payload_may_be_as_deep_as_100_levels(client: Client, hello: Script) -
 
 
 def test_a_body_over_8_mib_is_413(client: Client, hello: Script) -> None:
-    given = {"mode": "async", "trigger_type": "manual", "payload": {"x": "y" * MAX_BODY_BYTES}}
+    given = {"mode": "async", "trigger_type": "manual", "payload": {"x": "y" * MAX_BYTES}}
     error_of(client.post("/scripts/hello/execute", json=given), 413, "TOO_LARGE")
 
 

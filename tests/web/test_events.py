@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from millrace import triggers
+from millrace import events, triggers
 from millrace.models import Event, Script
 from millrace.services import Services
 from millrace.triggers import EventTrigger, Triggers
@@ -93,3 +93,29 @@ def test_anothers_events_start_nothing_here(client: Client, stranger: Client, se
     triggers.route(services, event_id)
     assert client.get("/runs").json["runs"] == []  # type: ignore[index]
     assert Script.select().count() == 1
+
+
+def test_events_are_listed_newest_first_in_pages_and_by_name_and_outcome(
+    client: Client, services: Services, alice: Tenant, bob: Tenant
+) -> None:
+    made = [events.publish(services, alice.id, f"order.{number % 2}", number).id for number in range(5)]
+    events.publish(services, bob.id, "order.0", None)
+    cut = events.publish(services, alice.id, "order.9", None, depth=events.MAX_DEPTH + 1).id
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = client.get(f"/events?page_size=2{cursor and '&cursor='}{cursor}").json
+        assert page is not None
+        seen += [each["id"] for each in page["events"]]
+        cursor = page["next_cursor"]
+    assert seen == [cut, *reversed(made)]
+
+    def listed(query: str) -> list[str]:
+        found = client.get(f"/events?{query}").json
+        assert found is not None
+        return [each["id"] for each in found["events"]]
+
+    assert listed("name=order.1") == [made[3], made[1]]
+    assert listed("outcome=cut") == [cut]
+    assert listed("outcome=cut&name=order.1") == []
+    error_of(client.get("/events?outcome=lost"), 400, "VALIDATION_FAILED")
+    error_of(client.get("/events?cursor=nonsense"), 400, "VALIDATION_FAILED")

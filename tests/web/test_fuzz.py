@@ -22,7 +22,7 @@ from tests import factories
 from tests.factories import Tenant
 
 EXAMPLES = 10
-OPERATIONS = 22
+OPERATIONS = 23
 NOT_ASKED = [
     checks.negative_data_rejection,  # takes for bad what is read well, such as 5.0 for 5
     checks.positive_data_acceptance,  # takes for good what no schema can say: a hash that fits, a name that is there

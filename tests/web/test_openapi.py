@@ -1,3 +1,4 @@
+import json
 import re
 from typing import Any
 
@@ -8,7 +9,8 @@ from flask import Flask
 from tests.web.conftest import API
 
 EXTENSION_OPERATIONS = {
-    ("get", "/runs"), ("post", "/events"), ("get", "/events/{event_id}"), ("get", "/scripts/{script_id}/schedule"),
+    ("get", "/runs"), ("post", "/events"), ("get", "/events"), ("get", "/events/{event_id}"),
+    ("get", "/scripts/{script_id}/schedule"),
     ("get", "/scripts/{script_id}/versions"), ("get", "/scripts/{script_id}/versions/{number}/diff"),
     ("post", "/scripts/{script_id}/rollback"), ("post", "/scripts/{script_id}/runs/{run_id}/cancel"),
     ("get", "/scripts/{script_id}/runs/{run_id}/result"), ("get", "/scripts/{script_id}/runs/{run_id}/artifacts"),
@@ -100,3 +102,23 @@ def test_execute_documents_both_answers_and_its_refusals(document: dict[str, Any
     assert {"200", "202", "409", "413", "415", "422", "429"} <= set(execute["responses"])
     assert "Idempotency-Key" in {parameter["name"] for parameter in execute["parameters"]}
     assert execute["requestBody"]["required"] is True
+
+
+def test_headers_that_answers_carry_are_in_the_document(document: dict[str, Any]) -> None:
+    refusals = document["components"]["responses"]
+    assert set(refusals["TOO_MANY_REQUESTS"]["headers"]) == {"Retry-After"}
+    assert set(refusals["SERVICE_UNAVAILABLE"]["headers"]) == {"Retry-After"}
+    assert set(refusals["UNAUTHORIZED"]["headers"]) == {"WWW-Authenticate"}
+    answers = operations(document)["post", "/scripts/{script_id}/execute"]["responses"]
+    assert [set(answers[status]["headers"]) for status in ("200", "202")] == [{"Idempotent-Replayed"}] * 2
+
+
+def test_it_holds_nothing_that_no_operation_uses(document: dict[str, Any]) -> None:
+    text = json.dumps(document)
+    unused = [
+        name
+        for kind in ("schemas", "responses")
+        for name in document["components"][kind]
+        if f'"#/components/{kind}/{name}"' not in text
+    ]
+    assert unused == []

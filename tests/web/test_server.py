@@ -13,16 +13,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from millrace.models import Run, Script
+from millrace.models import Event, Run, Script
 from millrace.services import Services
+from millrace.triggers import HttpTrigger, Triggers
 from tests import factories
 from tests.factories import Tenant
 from tests.polling import wait_until
 from tests.web.conftest import API
+from web import bodies
+from web.hooks.errors import MAX_BODY_BYTES
 
 ROOT = Path(__file__).parents[2]
 SYNC = {"mode": "sync", "trigger_type": "manual", "payload": {"n": 1}}
@@ -265,3 +269,65 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(tmp_pat
         assert done.returncode == os.EX_CONFIG
         assert done.stderr.count("\n") == 1
         assert name in done.stderr
+
+
+def _say(server: Server, *parts: bytes) -> tuple[int, dict[str, Any]]:
+    """What a raw request is answered, after its last part the client sends no more."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        for part in parts:
+            client.sendall(part)
+        client.shutdown(socket.SHUT_WR)
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        return answer.status, json.loads(answer.read())
+
+
+def _post(tenant: Tenant, path: str, **more: str) -> bytes:
+    return _head("POST", path, tenant, Content_Type="application/json", Connection="close", **more)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+_EVENT = json.dumps({"name": "order.created", "data": 1}).encode()
+_LAST = b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(("path", "limit"), [
+    (f"{API}/events", bodies.MAX_BYTES), ("/hooks/alice/orders", MAX_BODY_BYTES),
+])  # fmt: skip
+def test_a_body_that_is_too_long_broken_off_or_framed_wrongly_is_refused_whole(
+    server: Server, services: Services, alice: Tenant, path: str, limit: int
+) -> None:
+    hook = HttpTrigger("/orders", auth="none", mode="async")
+    factories.script(services, alice, triggers=Triggers(http=hook))
+    chunked, spaces = {"Transfer_Encoding": "chunked"}, b" " * (limit - len(_EVENT))
+    whole = _say(server, _post(alice, path, **chunked), _chunk(_EVENT), _chunk(spaces), _LAST)
+    assert whole[0] == 202, whole
+    accepted = Run.select().count(), Event.select().count()
+    for expected, parts in (
+        (413, (_post(alice, path, **chunked), _chunk(_EVENT), _chunk(spaces), _chunk(b"} and more"), _LAST)),
+        (413, (_post(alice, path, Content_Length=str(limit + 1)), b"")),
+        (400, (_post(alice, path, Content_Length=str(len(_EVENT) + 1)), _EVENT)),
+        (400, (_post(alice, path, **chunked), _chunk(_EVENT))),
+        (400, (_post(alice, path, **chunked), b"zz\r\n{}\r\n", _LAST)),
+    ):
+        status, body = _say(server, *parts)
+        assert (status, set(body["error"]) >= {"code", "message"}) == (expected, True), (parts[0][-60:], body)
+    assert (Run.select().count(), Event.select().count()) == accepted
+
+
+@pytest.mark.parametrize(("expected", "raw"), [
+    (400, b"POST /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n"),
+    (400, b"GET /health/live HTTP/1.1\r\nHost: x\r\nbad name: y\r\n\r\n"),
+    (400, b"NONSENSE\r\n\r\n"),
+    (400, b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n"),
+    (414, b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"),
+    (431, b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 9000 + b"\r\n\r\n"),
+])  # fmt: skip
+def test_what_is_no_http_is_refused_in_the_shape_of_the_api(server: Server, expected: int, raw: bytes) -> None:
+    status, body = _say(server, raw)
+    assert status == expected
+    assert set(body["error"]) == {"code", "message", "details"}

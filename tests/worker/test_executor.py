@@ -10,7 +10,7 @@ import peewee
 import pytest
 from playhouse.pool import MaxConnectionsExceeded
 
-from millrace import artifacts, removal, runs, scripts, secrets
+from millrace import artifacts, events, removal, runs, scripts, secrets
 from millrace.dispatch import MemoryQueue
 from millrace.models import Artifact, Event, Run, Secret
 from millrace.services import Services
@@ -20,6 +20,7 @@ from tests.worker.support import (
     FlakyObjects,
     eventually,
     in_thread,
+    log_text,
     new_script,
     outcome,
     reload,
@@ -520,6 +521,14 @@ def test_a_script_publishes_events_one_step_deeper_than_itself(local: Services) 
     event = Event.get(Event.name == "order.made")
     assert answers == [{"event_id": event.id}]
     assert (event.workspace_id, event.source, event.data, event.depth) == ("acme", "hello", {"n": 1}, 4)
+
+
+def test_a_script_reads_in_its_log_that_a_chain_of_events_was_cut(local: Services) -> None:
+    jails, answers = asking(lambda sink: sink.on_call("events.publish", {"name": "order.made", "data": 1}))
+    run = submit(local, new_script(local), depth=events.MAX_DEPTH)
+    assert carry(local, jails, run).status == "succeeded"
+    assert answers == [{"event_id": Event.get(Event.outcome == "cut").id}]
+    assert "SYSTEM event 'order.made' starts nothing: depth 11: more than 10 events" in log_text(local, run)
 
 
 @pytest.mark.parametrize(

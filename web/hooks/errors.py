@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest
 
 from millrace import database
 from millrace.errors import (
@@ -40,7 +40,6 @@ _DOMAIN: dict[type[DomainError], tuple[HTTPStatus, str]] = {
 def install(blueprint: Blueprint) -> None:
     """Answer every error of these views in this shape."""
     blueprint.register_error_handler(DomainError, _domain)
-    blueprint.register_error_handler(RequestEntityTooLarge, _too_large)
     blueprint.register_error_handler(BadRequest, _bad_request)
     for kind in (Unavailable, *database.UNREACHABLE):
         blueprint.register_error_handler(kind, _unavailable)
@@ -84,11 +83,6 @@ def _domain(error: DomainError) -> Response:
     elif isinstance(error, Denied):
         response.headers["WWW-Authenticate"] = "Millrace-Hook"
     return response
-
-
-def _too_large(_error: RequestEntityTooLarge) -> Response:
-    rule = f"A hook takes a body of {MAX_BODY_BYTES} bytes at most."
-    return refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "TOO_LARGE", rule)
 
 
 def _bad_request(error: BadRequest) -> Response:

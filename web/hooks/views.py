@@ -10,7 +10,7 @@ from millrace.errors import Unavailable
 from millrace.models import Hook, Run
 from millrace.models.run import CANCELLED, FAILED, FINAL, SUCCEEDED, TIMED_OUT
 from millrace.services import Services
-from web import wire
+from web import bodies, wire
 from web.hooks import errors, words
 
 METHODS = (*triggers.METHODS, "OPTIONS")
@@ -29,8 +29,8 @@ def blueprint(services: Services) -> Blueprint:
         allowed = _allowed(hook)
         if request.method not in allowed:
             return errors.method_not_allowed(allowed)
-        request.max_content_length = request.max_form_memory_size = errors.MAX_BODY_BYTES
-        raw = request.get_data(cache=True)
+        request.max_form_memory_size = errors.MAX_BODY_BYTES
+        raw = bodies.read(request, errors.MAX_BODY_BYTES)
         delivery_id = _prove(services, hook, raw)
         order = runs.Order(
             workspace=hook.workspace_id, script=hook.script_id, trigger="http", mode=hook.mode,

@@ -39,7 +39,6 @@ _DOMAIN: dict[type[DomainError], tuple[HTTPStatus, str]] = {
 _HTTP = {
     HTTPStatus.NOT_FOUND: ("NOT_FOUND", "There is nothing at this address."),
     HTTPStatus.METHOD_NOT_ALLOWED: ("METHOD_NOT_ALLOWED", "This address does not answer to this method."),
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("TOO_LARGE", "The body has more bytes than a request may have."),
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: ("UNSUPPORTED_MEDIA_TYPE", ""),
 }
 CODES = sorted({code for _, code in _DOMAIN.values()} | {code for code, _ in _HTTP.values()} | {INTERNAL, UNAVAILABLE})

@@ -4,8 +4,9 @@ from http import HTTPStatus
 from typing import Any
 
 from millrace import events, history
+from millrace.models import Event
 from web import wire
-from web.scripting import PREFIX, schemas, words
+from web.scripting import PREFIX, cursors, schemas, words
 
 blueprint = wire.Blueprint("Events", __name__, url_prefix=PREFIX, description="Facts that start the scripts that "
                            "subscribed to them.")  # fmt: skip
@@ -36,17 +37,37 @@ def publish_event(body: dict[str, Any]) -> dict[str, str]:
 def get_event(event_id: str) -> dict[str, Any]:
     """Read an event and the runs that it started"""
     event = events.find(wire.workspace().id, event_id)
+    started = [
+        {"run_id": run.id, "script_id": run.script.slug, "status": words.status(run.status)}
+        for run in history.started_by(event.id)
+    ]
+    return _shown(event) | {"data": event.data, "runs": started}
+
+
+@blueprint.route("/events")
+@blueprint.arguments(schemas.EventQuery, location="query")
+@blueprint.response(HTTPStatus.OK, schemas.EventPage)
+@blueprint.extension()
+def list_events(query: dict[str, Any]) -> dict[str, Any]:
+    """List the workspace's events, newest first
+
+    With `outcome` `cut`, for instance, those that were not routed because too many followed from each other.
+    """
+    listing = f"events {wire.workspace().id}"
+    rows, following = events.page(
+        wire.workspace().id, cursors.decode(listing, query.get("cursor")), query["page_size"],
+        name=query.get("name"), outcome=query.get("outcome"),
+    )  # fmt: skip
+    return {"events": [_shown(row) for row in rows], "next_cursor": cursors.encode(listing, following)}
+
+
+def _shown(event: Event) -> dict[str, Any]:
     return {
         "id": event.id,
         "name": event.name,
         "source": event.source,
         "subject": event.subject,
-        "data": event.data,
         "time": words.time(event.created_at),
         "outcome": event.outcome,
         "reason": event.reason,
-        "runs": [
-            {"run_id": run.id, "script_id": run.script.slug, "status": words.status(run.status)}
-            for run in history.started_by(event.id)
-        ],
     }

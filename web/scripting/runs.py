@@ -17,18 +17,26 @@ from web.scripting import PREFIX, cursors, errors, lookup, schemas, tails, words
 blueprint = wire.Blueprint("Runs", __name__, url_prefix=PREFIX, description="Executions of scripts.")
 
 URL_LIFETIME_S = 15 * 60
+_REPLAYED = {
+    "Idempotent-Replayed": {
+        "description": "`true` when an earlier request with this `Idempotency-Key` started the run.",
+        "schema": {"type": "string", "enum": ["true"]},
+        "x-extension": True,
+    }
+}
 QUEUE_PATIENCE_S = 30  # how long a sync execution may wait besides the script's own time limit
 
 
 @blueprint.route("/scripts/<script_id>/execute", methods=["POST"])
 @blueprint.arguments(schemas.Execute)
 @blueprint.arguments(schemas.ExecuteHeaders, location="headers")
-@blueprint.response(HTTPStatus.OK, schemas.Execution, description="A sync run that is over")
+@blueprint.response(HTTPStatus.OK, schemas.Execution, description="A sync run that is over", headers=_REPLAYED)
 @blueprint.answers(
     HTTPStatus.ACCEPTED,
     schemas.Execution,
     "An async run; or a sync one that was not over after its time limit and 30 seconds of queueing, which goes on and "
     "can be polled",
+    _REPLAYED,
 )
 @blueprint.refuses(
     HTTPStatus.CONFLICT,

@@ -1,7 +1,7 @@
 """The shapes of the Script Management API. What validates here is what /openapi.json says."""
 
 from web.scripting.schemas.common import ErrorBody, ErrorDetail, ErrorEnvelope, PageQuery
-from web.scripting.schemas.events import Event, EventRun, Publish, Published
+from web.scripting.schemas.events import Event, EventPage, EventQuery, EventRun, Publish, Published
 from web.scripting.schemas.runs import (
     Artifact,
     Artifacts,
@@ -40,6 +40,8 @@ __all__ = [
     "ErrorDetail",
     "ErrorEnvelope",
     "Event",
+    "EventPage",
+    "EventQuery",
     "EventRun",
     "EventTrigger",
     "Execute",
