@@ -26,6 +26,7 @@ from millrace.services import Services
 INLINE_LIMIT = 64 * 1024  # bytes of JSON kept in the row; more goes to the object store
 MAX_DELAY_MS = 366 * 24 * 3600 * 1000
 MAX_DURATION_MS = 2**31 - 1  # what the column holds, some 24 days
+FIRST_LOOK_S = 0.02  # after which a run that is awaited is looked at, should its hint be lost
 KEY_LIFE_MS = 24 * 3600 * 1000  # how long an idempotency key is remembered
 
 _ID = re.compile(r"[0-9a-f-]{36}")
@@ -490,6 +491,10 @@ def await_end(services: Services, run_id: str, timeout_s: float) -> Run:
     """
     deadline = time.monotonic() + timeout_s
     with services.bus.listen(f"run:{run_id}") as listener:
+        # Most runs are over within milliseconds, and a read that finds them running would only slow them down.
+        with services.database.connection_context():
+            pass  # gives back the connection that the caller's queries opened
+        listener.get(timeout=min(FIRST_LOOK_S, timeout_s))
         while True:
             with services.database.connection_context():
                 run = _BY_ID.get(id=run_id)

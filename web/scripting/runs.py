@@ -60,8 +60,9 @@ def execute_script(body: dict[str, Any], headers: dict[str, Any], script_id: str
     else:
         with wire.process().waiting.seat(script.workspace_id):
             submitted = runs.submit(wire.services(), order)
-            patience_s = script.timeout_seconds + QUEUE_PATIENCE_S
-            run = runs.await_end(wire.services(), submitted.run.id, patience_s)
+            run = submitted.run
+            if run.status not in FINAL:  # as one that is replayed may be
+                run = runs.await_end(wire.services(), run.id, script.timeout_seconds + QUEUE_PATIENCE_S)
         answer = _ended(run) if run.status in FINAL else _accepted(run)
     wire.note(run=submitted.run.id)
     if not submitted.created:
