@@ -6,7 +6,7 @@ from typing import Protocol
 
 from tree_sitter import Node, Tree
 
-from millrace.checks import grammar, literals, syntax
+from millrace.checks import grammar, literals, syntax, templates
 from millrace.checks.classes import Classes
 from millrace.checks.constructs import Constructs
 from millrace.checks.context import Context
@@ -59,6 +59,8 @@ def check_source(
         return [Finding(*positions.at(problem[0]), "encoding", f"The source {problem[1]}.")]
     source = _LONE_CR.sub(b"\n", source)  # the grammar knows no other single end of a line
     tree = grammar.parse(source)
+    if tree.root_node.has_error:
+        source, tree = templates.readable(source, tree)
     context = Context(source, tree, MAX_FINDINGS)
     if tree.root_node.has_error:
         syntax.check(context, tree)
@@ -67,8 +69,8 @@ def check_source(
     references = _walk_all(context, tree, constructs)
     literals.check_invisible(context, tree.root_node)
     exports, found = _follow(tree, references, name)
-    for reference in found:
-        constructs.check_reference(reference)
+    constructs.check_members(references)
+    constructs.check_references(found, references)
     missing = exports.problem(entry_point, name)
     if missing is not None and not context.has_syntax_errors:
         context.report(0, missing, "entry-point")

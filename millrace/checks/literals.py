@@ -4,7 +4,7 @@ import re
 
 from tree_sitter import Node
 
-from millrace.checks import names, regexes
+from millrace.checks import names, regexes, templates
 from millrace.checks.context import Context
 from millrace.checks.grammar import Handler
 
@@ -106,6 +106,9 @@ class Literals:
 
     def _number(self, node: Node) -> None:
         text = self.context.text(node)
+        following = self.context.source[node.end_byte : node.end_byte + 4].decode("utf-8", "ignore")[:1]
+        if following and names.stray_character(following.encode()) is None:
+            self.context.report(node, f"A space is missing after the number '{names.show(text)}'.")
         if _NUMBER.fullmatch(text):
             return
         if not _LEGACY_NUMBER.fullmatch(text):
@@ -141,7 +144,8 @@ class Literals:
             )
 
     def _is_tagged(self) -> bool:
-        return len(self.context.parents) > 1 and self.context.parents[-2].type == "call_expression"
+        parents = self.context.parents
+        return len(parents) > 1 and templates.is_tagged(parents[-1], parents[-2])
 
     def _regex(self, node: Node) -> None:
         text = self.context.text(node)

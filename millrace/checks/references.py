@@ -19,17 +19,23 @@ Path = tuple[str | None, ...]
 Symbol = tuple[int, bytes]  # the number of the declaring scope, and the name
 
 EXPORTS: Path = ("module", "exports")
+# Whose prototypes everything inherits from. Those of arrays and texts are what polyfills add to, and bundles hold many.
+BUILT_IN = names.byte_words("Object Function")
+BUILT_IN_NAMES = frozenset(name.decode() for name in BUILT_IN)
 WATCHED = names.byte_words(
     "eval Function require module exports process globalThis global window self Object Reflect "
     "setTimeout setInterval setImmediate createRequire"
 )
-_GLOBAL_OBJECTS = ("globalThis", "global", "window", "self")
+GLOBAL_OBJECTS = ("globalThis", "global", "window", "self")
 # Worth following into a local: what is forbidden itself is refused where it is taken.
 _FOLLOWED: frozenset[Path] = frozenset(
     (EXPORTS, *((name,) for name in ("process", "Object", "Reflect", "module", "globalThis", "global")))
 )
 _MAX_STEPS = 8  # of a local that holds a local, and of a = b = c
 _MAX_PATH = 6
+_MAX_TEXT = 256  # of a constant that can name a property worth a look
+_MEMBERS = ("member_expression", "subscript_expression")
+_PLAIN_STATEMENTS = ("expression_statement", "variable_declaration", "lexical_declaration")
 _HARMLESS_UNARY = ("typeof", "!", "void")
 
 
@@ -45,9 +51,13 @@ class Reference:
     owner: Node  # what contains it: the call, the assignment, the declarator, the arguments
     call: Node | None  # the call, if it is an argument
     bare: bool  # a name alone, without a property
+    straight: bool = False  # an assignment or deletion that every load of the source comes to, in order
+    keys: tuple[tuple[int, Node], ...] = ()  # what stands for None in `path`, and may be a constant by its name
 
     def with_path(self, path: Path) -> "Reference":
-        return Reference(self.scope, self.name, path, self.use, self.node, self.owner, self.call, self.bare)
+        return Reference(
+            self.scope, self.name, path, self.use, self.node, self.owner, self.call, self.bare, self.straight
+        )
 
 
 class References:
@@ -63,6 +73,11 @@ class References:
         self.aliases = dict(aliases or {})
         self.wanted = wanted  # locals whose first value is kept in `initials`
         self.initials: dict[Symbol, Node | None] = {}
+        self.returns_early = False  # a load may end before the end of the source
+        self.takes_exports = False  # `var { exports } = x`
+        self._constants: dict[Symbol, tuple[Node, Scope]] = {}
+        self._constant_names: set[bytes] = set()
+        self._texts: dict[Symbol, str | None] = {}
         self._names = {*WATCHED, *(name for _, name in self.aliases)}
         self._first_seen: dict[bytes, int] = {}
         self._found: list[Reference] = []
@@ -74,14 +89,17 @@ class References:
             "class_declaration": self._class_declared,
             "function_declaration": self._declared,
             "generator_function_declaration": self._declared,
+            "return_statement": self._return,
+            "shorthand_property_identifier_pattern": self._shorthand,
         }
         self.leave: dict[str, Handler] = {}
 
     def resolved(self) -> list[Reference]:
         """The uses of globals, each with its full path, in the order of the source."""
+        self._found = [self._with_keys(reference) for reference in self._found]
         for _ in range(_MAX_STEPS):
             found = [
-                reference.with_path(_normal((*base, *reference.path)))
+                reference.with_path(normal((*base, *reference.path)))
                 for reference in self._found
                 if (base := self._base(reference)) is not None
             ]
@@ -101,7 +119,44 @@ class References:
         symbol = self.symbol(reference.scope, reference.name)
         if symbol is not None:
             return self.aliases.get(symbol)
-        return (reference.name.decode(),) if reference.name in WATCHED else None
+        is_global = reference.name in WATCHED or reference.name in BUILT_IN
+        return (reference.name.decode(),) if is_global else None
+
+    def lookup(self, scope: Scope) -> constants.Lookup:
+        """What the names of constant strings stand for, as seen from a scope; to be asked after the walk."""
+        return lambda node: self._text(scope, self.context.name(node), _MAX_STEPS)
+
+    def _text(self, scope: Scope, name: bytes, steps: int) -> str | None:
+        symbol = self._constant(scope, name) if steps else None
+        if symbol is None:
+            return None
+        if symbol not in self._texts:
+            self._texts[symbol] = None  # to itself
+            value, home = self._constants[symbol]
+            text = constants.text(
+                value, self.context.source, lambda node: self._text(home, self.context.name(node), steps - 1)
+            )
+            self._texts[symbol] = text if text is not None and len(text) <= _MAX_TEXT else None
+        return self._texts[symbol]
+
+    def _constant(self, scope: Scope, name: bytes) -> Symbol | None:
+        """The constant that a name means. Unlike `resolve`, it keeps nothing: the names asked for are many."""
+        if name not in self._constant_names:
+            return None
+        here: Scope | None = scope
+        while here is not None and name not in here.names:
+            here = here.parent
+        symbol = None if here is None else (here.number, name)
+        return symbol if symbol in self._constants else None
+
+    def _with_keys(self, reference: Reference) -> Reference:
+        """The reference with those keys that are constants by their names."""
+        if not reference.keys:
+            return reference
+        path = list(reference.path)
+        for index, node in reference.keys:
+            path[index] = constants.text(node, self.context.source, self.lookup(reference.scope))
+        return reference.with_path(tuple(path))
 
     def symbol(self, scope: Scope, name: bytes) -> Symbol | None:
         """The declaration that a name means; None for a global, and for what Node passes to every module."""
@@ -114,7 +169,8 @@ class References:
         """The locals that hold a global worth following, as far as this walk could see."""
         held: dict[Symbol, Path] = {}
         for reference in found:
-            target = _target(reference.owner) if reference.use == "alias" and reference.path in _FOLLOWED else None
+            followed = reference.use == "alias" and (reference.path in _FOLLOWED or _is_kept_prototype(reference))
+            target = _target(reference.owner) if followed else None
             symbol = None if target is None else self.symbol(reference.scope, self.context.name(target))
             if symbol is not None:
                 held.setdefault(symbol, reference.path)
@@ -122,10 +178,20 @@ class References:
 
     # collecting
 
+    def _return(self, node: Node) -> None:
+        self.returns_early |= self.context.function.kind == "script"
+
+    def _shorthand(self, node: Node) -> None:
+        self.takes_exports |= self.context.source[node.start_byte : node.end_byte] == b"exports"
+
     def _declarator(self, node: Node) -> None:
         name = grammar.child(node, "name")
         if name is not None and name.type == "identifier":
-            self._keep_initial(name, grammar.child(node, "value"), self.context.scope)
+            value, scope = grammar.child(node, "value"), self.context.scope
+            self._keep_initial(name, value, scope)
+            if value is not None and _is_const(self.context.parents[-1]) and _may_be_text(value):
+                self._constants[(scope.number, self.context.name(name))] = value, scope
+                self._constant_names.add(self.context.name(name))
 
     def _declared(self, node: Node) -> None:
         name = grammar.child(node, "name")
@@ -150,8 +216,10 @@ class References:
             text = self.context.name(node)
         if text in self._names:
             self._keep(node, text)
-        else:
-            self._first_seen.setdefault(text, node.start_byte)
+            return
+        self._first_seen.setdefault(text, node.start_byte)
+        if text in BUILT_IN and self.context.parents[-1].type in _MEMBERS:
+            self._keep(node, text)
 
     def _this(self, node: Node) -> None:
         function = self.context.function
@@ -163,12 +231,16 @@ class References:
     def _keep(self, node: Node, name: bytes) -> None:
         parents = self.context.parents
         path: list[str | None] = []
+        keys: tuple[tuple[int, Node], ...] = ()
         here, index = node, len(parents) - 1
         while index > 0 and len(path) < _MAX_PATH:
             parent = parents[index]
             kind = parent.type
-            if kind in ("member_expression", "subscript_expression") and parent.start_byte == here.start_byte:
+            if kind in _MEMBERS and parent.start_byte == here.start_byte:
                 path.append(self._property(parent))
+                unknown = grammar.child(parent, "index") if path[-1] is None else None
+                if unknown is not None and constants.may_depend_on_names(unknown):
+                    keys += ((len(path) - 1, unknown),)
             elif not (
                 kind == "parenthesized_expression"
                 or (kind == "sequence_expression" and parent.end_byte == here.end_byte)
@@ -178,13 +250,23 @@ class References:
         owner = parents[index]
         call = parents[index - 1] if owner.type == "arguments" else None
         use = self._use(here, owner)
-        reference = Reference(self.context.scope, name, tuple(path), use, here, owner, call, not path)
+        straight = (use == "assign" or owner.type == "unary_expression") and self._is_straight(index)
+        reference = Reference(self.context.scope, name, tuple(path), use, here, owner, call, not path, straight, keys)
         self._found.append(reference)
         if use == "alias":
             self._expand(reference)
             self._watch(owner)
         elif use == "assign" and len(path) <= 1:
             self._chain(reference, index)
+
+    def _is_straight(self, index: int) -> bool:
+        """Whether the node at `index` of the parents is a statement of the top level, or `a = ` before one."""
+        parents = self.context.parents
+        if index < 2 or index > _MAX_STEPS or parents[0].type != "program":
+            return False
+        return parents[1].type in _PLAIN_STATEMENTS and all(
+            parent.type in ("assignment_expression", "variable_declarator") for parent in parents[2:index]
+        )
 
     def _chain(self, reference: Reference, index: int) -> None:
         """In `e = module.exports = {}`, e is module.exports too."""
@@ -244,19 +326,24 @@ class References:
     def _expand(self, reference: Reference) -> None:
         """`const { exit, env: { HOME } } = process` uses process.exit, process.env and process.env.HOME."""
         target = grammar.child(reference.owner, "name") or grammar.child(reference.owner, "left")
-        waiting = [(target, reference.path)] if target is not None else []
+        waiting = [(target, reference.path, reference.keys)] if target is not None else []
         while waiting:
-            pattern, path = waiting.pop()
+            pattern, path, keys = waiting.pop()
             if pattern.type != "object_pattern" or len(path) >= _MAX_PATH:
                 continue
             for part in grammar.inner(pattern):
                 name, value = self._member(part)
-                longer = (*path, name)
+                longer, more = (*path, name), keys
+                unknown = grammar.child(part, "key") if name is None else None
+                if unknown is not None and unknown.type == "computed_property_name":
+                    more = (*keys, (len(path), unknown))
                 self._found.append(
-                    Reference(reference.scope, reference.name, longer, "alias", part, value or part, None, False)
+                    Reference(
+                        reference.scope, reference.name, longer, "alias", part, value or part, None, False, keys=more
+                    )
                 )
                 if value is not None:
-                    waiting.append((value, longer))
+                    waiting.append((value, longer, more))
 
     def _member(self, part: Node) -> tuple[str | None, Node | None]:
         """The property that a part of an object pattern reads, and the pattern that takes it."""
@@ -282,7 +369,23 @@ def _target(owner: Node) -> Node | None:
     return found if plain else None
 
 
-def _normal(path: Path) -> Path:
-    while len(path) > 1 and path[0] in _GLOBAL_OBJECTS:
+def _is_const(declaration: Node) -> bool:
+    return declaration.type == "lexical_declaration" and declaration.children[0].type == "const"
+
+
+def _may_be_text(value: Node) -> bool:
+    return grammar.unwrap(value).type == "string" or constants.may_depend_on_names(value)
+
+
+def _is_kept_prototype(reference: Reference) -> bool:
+    """`const p = Array.prototype`: a variable may hold another prototype when something is assigned to it."""
+    if len(reference.path) != 2 or reference.path[1] != "prototype" or reference.owner.type != "variable_declarator":
+        return False
+    declaration = reference.owner.parent
+    return reference.path[0] in BUILT_IN_NAMES and declaration is not None and _is_const(declaration)
+
+
+def normal(path: Path) -> Path:
+    while len(path) > 1 and path[0] in GLOBAL_OBJECTS:
         path = path[1:]
     return (*EXPORTS, *path[1:]) if path[:1] == ("exports",) else path

@@ -2,12 +2,42 @@
 
 import re
 
+from millrace.checks import names
+
 _FLAGS = frozenset("dgimsuvy")
 _SYNTAX = frozenset("^$\\.*+?()[]{}|/")
 _QUANTIFIER = re.compile(r"\{(\d+)(?:(,)(\d*))?\}")
 _GROUP_NAME = re.compile(r"<((?:[^\W\d]|[$_]|\\u)(?:\w|[$\u200c\u200d]|\\u(?:\{[0-9a-fA-F]+\}|[0-9a-fA-F]{4}))*)>")
 _HEX = re.compile(r"x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|u\{([0-9a-fA-F]+)\}")
 _PROPERTY = re.compile(r"[pP]\{[A-Za-z_]+(?:=[A-Za-z0-9_]+)?\}|[pP]\{[A-Za-z0-9_]+\}")
+# The properties that an engine knows by one name, and the values of General_Category, which may stand alone too.
+_PROPERTIES = names.words(
+    "ASCII ASCII_Hex_Digit AHex Alphabetic Alpha Any Assigned Bidi_Control Bidi_C Bidi_Mirrored Bidi_M "
+    "Case_Ignorable CI Cased Changes_When_Casefolded CWCF Changes_When_Casemapped CWCM Changes_When_Lowercased CWL "
+    "Changes_When_NFKC_Casefolded CWKCF Changes_When_Titlecased CWT Changes_When_Uppercased CWU Dash "
+    "Default_Ignorable_Code_Point DI Deprecated Dep Diacritic Dia Emoji Emoji_Component EComp Emoji_Modifier EMod "
+    "Emoji_Modifier_Base EBase Emoji_Presentation EPres Extended_Pictographic ExtPict Extender Ext Grapheme_Base "
+    "Gr_Base Grapheme_Extend Gr_Ext Hex_Digit Hex IDS_Binary_Operator IDSB IDS_Trinary_Operator IDST ID_Continue IDC "
+    "ID_Start IDS Ideographic Ideo Join_Control Join_C Logical_Order_Exception LOE Lowercase Lower Math "
+    "Noncharacter_Code_Point NChar Pattern_Syntax Pat_Syn Pattern_White_Space Pat_WS Quotation_Mark QMark Radical "
+    "Regional_Indicator RI Sentence_Terminal STerm Soft_Dotted SD Terminal_Punctuation Term Unified_Ideograph UIdeo "
+    "Uppercase Upper Variation_Selector VS White_Space space XID_Continue XIDC XID_Start XIDS"
+)
+_CATEGORIES = names.words(
+    "Cased_Letter LC Close_Punctuation Pe Connector_Punctuation Pc Control Cc cntrl Currency_Symbol Sc "
+    "Dash_Punctuation Pd Decimal_Number Nd digit Enclosing_Mark Me Final_Punctuation Pf Format Cf "
+    "Initial_Punctuation Pi Letter L Letter_Number Nl Line_Separator Zl Lowercase_Letter Ll Mark M Combining_Mark "
+    "Math_Symbol Sm Modifier_Letter Lm Modifier_Symbol Sk Nonspacing_Mark Mn Number N Open_Punctuation Ps Other C "
+    "Other_Letter Lo Other_Number No Other_Punctuation Po Other_Symbol So Paragraph_Separator Zp Private_Use Co "
+    "Punctuation P punct Separator Z Space_Separator Zs Spacing_Mark Mc Surrogate Cs Symbol S Titlecase_Letter Lt "
+    "Unassigned Cn Uppercase_Letter Lu"
+)
+_STRING_PROPERTIES = names.words(
+    "Basic_Emoji Emoji_Keycap_Sequence RGI_Emoji RGI_Emoji_Flag_Sequence RGI_Emoji_Modifier_Sequence "
+    "RGI_Emoji_Tag_Sequence RGI_Emoji_ZWJ_Sequence"
+)
+_CATEGORY_NAMES = ("General_Category", "gc")
+_SCRIPT_NAMES = ("Script", "sc", "Script_Extensions", "scx")
 _CLASS_ESCAPES = "dDsSwW"
 _MAX_CODE_POINT = 0x10FFFF
 _DOUBLED = re.compile(r"&&|!!|##|\$\$|%%|\*\*|\+\+|,,|\.\.|::|;;|<<|==|>>|\?\?|@@|\^\^|``|~~")
@@ -172,6 +202,8 @@ class _Pattern:
         if following in "pP":
             if property_escape is None:
                 raise _Bad("'\\p' must be followed by a property in braces")
+            if not self._is_property(following, property_escape.group()[2:-1]):
+                raise _Bad(f"'\\{property_escape.group()}' names no property")
             self.at = property_escape.end()
             return None
         rest = self.pattern[self.at : self.at + 2]
@@ -186,6 +218,14 @@ class _Pattern:
             raise _Bad(f"'\\{following}' is no escape with this flag")
         self.at += 1
         return {"b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}.get(following, ord(following))
+
+    def _is_property(self, sign: str, text: str) -> bool:
+        """Whether a property exists; any script does, as every edition of Unicode adds some."""
+        name, equals, value = text.partition("=")
+        if equals:
+            return name in _SCRIPT_NAMES or (name in _CATEGORY_NAMES and value in _CATEGORIES)
+        of_strings = self.sets and sign == "p" and name in _STRING_PROPERTIES
+        return of_strings or name in _PROPERTIES or name in _CATEGORIES
 
     def _class(self) -> None:
         if self.pattern[self.at : self.at + 1] == "^":

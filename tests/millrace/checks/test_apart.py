@@ -87,13 +87,13 @@ def test_only_what_is_larger_than_the_threshold_gets_a_process(monkeypatch: pyte
     monkeypatch.setattr(processes, "python", stand_in)
     limit = Limits().in_process_bytes
     for size, count in ((limit, 0), (limit + 1, 1)):
-        assert check(Checker(), b"exports.handler = 1;".ljust(size)) == []
+        assert check(Checker(), b"exports.handler = f;".ljust(size)) == []
         assert len(started) == count
 
 
 def test_an_entry_point_that_names_nothing_is_refused_by_its_field() -> None:
     with pytest.raises(errors.Invalid) as caught:
-        check(apart(), b"exports.handler = 1", entry_point="a b\ud800")
+        check(apart(), b"exports.handler = f", entry_point="a b\ud800")
     assert caught.value.field == "entry_point"
 
 
@@ -166,7 +166,7 @@ def test_a_child_does_not_get_the_secrets_of_the_environment(monkeypatch: pytest
 def test_two_are_checked_at_once_and_the_others_wait_their_turn() -> None:
     checker, seen = apart(wait_s=DEADLINE_S), []
     with ThreadPoolExecutor(5) as pool:
-        checks = [pool.submit(check, checker, b"exports.handler = 1;" + b"a;" * 10_000) for _ in range(5)]
+        checks = [pool.submit(check, checker, b"exports.handler = f;" + b"a;" * 10_000) for _ in range(5)]
         until(lambda: seen.append(len(children())) or all(each.done() for each in checks))
     assert [each.result() for each in checks] == [[]] * 5
     assert max(seen) == 2
@@ -182,7 +182,7 @@ def test_who_waits_too_long_is_told_when_to_come_back() -> None:
         assert caught.value.retry_after >= 1
         os.kill(children()[0], signal.SIGKILL)
         first.result(DEADLINE_S)
-    assert check(checker, b"exports.handler = 1") == []  # the place is free again
+    assert check(checker, b"exports.handler = f") == []  # the place is free again
 
 
 def test_only_so_many_may_wait() -> None:
@@ -191,7 +191,7 @@ def test_only_so_many_may_wait() -> None:
 
     def second() -> list[Finding]:
         try:
-            return check(checker, b"exports.handler = 1")
+            return check(checker, b"exports.handler = f")
         except errors.TooMany:
             turned_away.set()
             return []

@@ -59,6 +59,9 @@ def test_the_verdicts_are_those_of_node_check(tmp_path: Path) -> None:
         ("const x = 1;\u200b", 1, 13, "ZERO WIDTH SPACE"),
         ("x = 1\ny = 2 3", 2, 7, "Unexpected '3' after '2'"),
         ("})", 1, 1, "no '{' is open"),
+        ("String.raw`C:\\users` + 1 2", 1, 26, "Unexpected '2' after '1'"),
+        ("f(`a`, 3in[])", 1, 8, "A space is missing after the number '3'"),
+        ("/\\p{Foo}/u", 1, 1, "'\\p{Foo}' names no property"),
     ],
 )
 def test_an_error_says_where_and_what(program: str, line: int, column: int, part: str) -> None:
