@@ -157,6 +157,7 @@ CREATE TABLE run (
 );
 CREATE INDEX run_script_id_created_at_id ON run (script_id, created_at, id);
 CREATE INDEX run_workspace_id_created_at_id ON run (workspace_id, created_at, id);
+CREATE INDEX run_workspace_id_trigger_created_at_id ON run (workspace_id, trigger, created_at, id);
 CREATE UNIQUE INDEX run_event_id_script_id ON run (event_id, script_id);
 CREATE UNIQUE INDEX run_script_id_due_at ON run (script_id, due_at);
 CREATE UNIQUE INDEX run_script_id_delivery_id ON run (script_id, delivery_id);
@@ -166,6 +167,12 @@ CREATE INDEX run_sent ON run (sent_at) WHERE sent_at IS NOT NULL AND started_at 
 CREATE INDEX run_leased ON run (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX run_log_in_chunks ON run (completed_at)
     WHERE log_key IS NULL AND completed_at IS NOT NULL AND log_chunks > 0;
+CREATE INDEX run_workspace_wrong ON run (workspace_id, status, created_at, id)
+    WHERE status = 'failed' OR status = 'timed_out' OR status = 'cancelled';
+CREATE INDEX run_script_wrong ON run (script_id, status, created_at, id)
+    WHERE status = 'failed' OR status = 'timed_out' OR status = 'cancelled';
+CREATE INDEX run_workspace_open ON run (workspace_id, created_at, id) WHERE completed_at IS NULL;
+CREATE INDEX run_script_open ON run (script_id, created_at, id) WHERE completed_at IS NULL;
 
 CREATE TABLE idempotency_key (
     id {serial} PRIMARY KEY,

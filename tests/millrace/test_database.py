@@ -7,7 +7,7 @@ import peewee
 import pytest
 
 import millrace.database
-from millrace import runs
+from millrace import history, runs
 from millrace.database import transaction
 from millrace.models import Run, Workspace
 from millrace.services import Services
@@ -178,3 +178,23 @@ def test_questions_about_the_few_open_runs_use_their_index(memory: Services, ind
     sql, parameters = questions[index].sql()
     plan = memory.database.execute_sql(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()
     assert index in str(plan), plan
+
+
+@pytest.mark.parametrize(("wanted", "index"), [
+    (history.Filter(statuses=["failed"]), "run_workspace_wrong"),
+    (history.Filter(statuses=["timed_out"], since=1), "run_workspace_wrong"),
+    (history.Filter(statuses=["running"]), "run_workspace_open"),
+    (history.Filter(triggers=["event"]), "run_workspace_id_trigger"),
+    (history.Filter(script="x", statuses=["cancelled"]), "run_script_wrong"),
+    (history.Filter(script="x", statuses=["queued"]), "run_script_open"),
+    (history.Filter(script="x"), "run_script_id_created_at"),
+    (history.Filter(), "run_workspace_id_created_at"),
+])
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_questions_about_a_long_history_use_an_index_of_their_own(
+    memory: Services, wanted: history.Filter, index: str
+) -> None:
+    status, trigger = next(iter(wanted.statuses), None), next(iter(wanted.triggers), None)
+    sql, parameters = history._query("acme", wanted, status, trigger, (5, "id")).limit(21).sql()
+    plan = str(memory.database.execute_sql(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall())
+    assert f"USING INDEX {index}" in plan and "TEMP B-TREE" not in plan, plan
