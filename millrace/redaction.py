@@ -2,8 +2,14 @@
 
 Masked as `***`, wherever they stand in a text: the value itself; base64 at any alignment, so also within the
 encoding of a longer text (`user:secret`), of both alphabets, padded or not; URL-encoded in the flavours of
-Python, JavaScript and axios; escaped for JSON, once or twice; hex. Hex digits match in any case. Of a value
-with several lines, each line of at least 8 characters is masked by itself too.
+Python, JavaScript and axios; escaped for JSON, once or twice, and as Node's `util.inspect` prints strings; hex.
+Hex digits match in any case. Of a value with several lines, each line of at least 8 characters is masked by
+itself too.
+
+Encodings within each other are found by reading the text once more, decoded: what is URL-encoded, escaped with
+backslashes or in base64 is decoded, base64 in lines is joined, and each reading is searched for all of the above.
+So base64 in a URL, JSON in a URL, a URL-encoded value in base64 or base64 twice need no forms of their own, which
+every text would have to be searched for: only what reads as encoded is searched once more.
 
 At most 2,000 forms are sought, so that one script's secrets do not make masking slow for every other's: first
 each value as it is, then its encodings, at last the lines, longest first. A hundred ordinary values have fewer;
@@ -15,24 +21,30 @@ encrypts is out of reach: this is a guard against accidents.
 
 The search is one `bytes.find` per form of a value, not a regular expression. It skips through the text and is
 linear whatever value and text are, while an alternation of the same forms tries each of them at every letter:
-with the 74 forms of ten values 6 MB/s (20 MB/s with a prefix tree and look-ahead) against more than 50 MB/s.
+with the 74 forms of ten values 6 MB/s (20 MB/s with a prefix tree and look-ahead) against more than 50 MB/s. Lines
+full of ids and paths, which may be base64, are masked at 30 MB/s, and lines full of escapes at 20 MB/s.
 UTF-8 keeps that speed for every script, and its lower case moves no letter from its place.
 """
 
 import base64
 import json
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from millrace.codings import BASE64_LETTERS, BETWEEN, CODINGS, Coding
+
 MASK = b"***"
 MIN_LENGTH = 4
 MIN_LINE_LENGTH = 8
 MAX_FORMS = 2000
+MAX_REACH = 256 * 1024  # of a text that goes on elsewhere, about so many characters wait for the rest at most
 COMMON = frozenset({"true", "false", "null", "none", "undefined", "info", "warn", "error", "debug"})
 
-_BASE64_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 
 # What each encoder leaves as it is, beside letters, digits and `_.-~`.
 _URL_SAFE = (
@@ -43,9 +55,6 @@ _URL_SAFE = (
     ":$,[]!'()*",  # axios
     "*",  # URLSearchParams and HTML forms
 )
-
-# Stands between texts that are searched together.
-_BETWEEN = "\x1e\x00\x1e"
 
 Hits = Iterator[tuple[int, int]]
 _Form = TypeVar("_Form")
@@ -69,6 +78,9 @@ class Redactor:
         self._exact = tuple(forms.exact)
         self._folded = tuple(forms.folded - forms.exact)
         self._base64 = tuple((form.core, form) for form in forms.encoded)
+        self._numbers = frozenset(forms.numbers)
+        # Twice the longest form: an encoding of an encoding is longer than any of them.
+        self._reach = min(2 * forms.longest, MAX_REACH)
 
     def mask(self, text: str) -> str:
         """The text with every form of every value replaced; forms that overlap become one mask."""
@@ -78,7 +90,7 @@ class Redactor:
 
     def mask_all(self, texts: list[str]) -> list[str]:
         """Each of the texts as `mask` gives it, in one search through all of them."""
-        masked = self.mask(_BETWEEN.join(texts)).split(_BETWEEN)
+        masked = self.mask(BETWEEN.join(texts)).split(BETWEEN)
         # A text that holds the separator itself takes the slow way.
         return masked if len(masked) == len(texts) else [self.mask(text) for text in texts]
 
@@ -92,10 +104,22 @@ class Redactor:
             masked_to = max(masked_to, end)
         return b"".join([*pieces, data[masked_to:]]) if pieces else data
 
-    def mask_json(self, value: Any) -> Any:
-        """A copy of a JSON value, of any depth, with its strings and keys masked.
+    def split(self, text: str) -> tuple[str, str]:
+        """Cuts a text that goes on elsewhere: no form stands across the cut, or begins before it and goes on.
 
-        Keys that become the same collapse into one. Numbers stay as they are.
+        The second part is to be put before what follows. It is at most twice as long as the redactor can reach.
+        """
+        window = text[-2 * self._reach :] if self._reach else ""
+        data = window.encode("utf-8", "surrogatepass")
+        wanted = len(window[: -self._reach].encode("utf-8", "surrogatepass")) if self._reach else 0
+        cut = min((start for start, end in self._hits(data) if start < wanted < end), default=wanted)
+        kept = len(data[cut:].decode("utf-8", "surrogatepass"))
+        return text[: len(text) - kept], text[len(text) - kept :]
+
+    def mask_json(self, value: Any) -> Any:
+        """A copy of a JSON value, of any depth, with its strings, its keys and numbers that are values masked.
+
+        Keys that become the same collapse into one.
         """
         texts = list(dict.fromkeys(_texts_within(value)))
         masked = dict(zip(texts, self.mask_all(texts), strict=True)) if texts else {}
@@ -106,6 +130,8 @@ class Redactor:
             for key, item in enumerate(container) if isinstance(container, list) else list(container.items()):
                 if isinstance(item, str):
                     container[key] = masked[item]
+                elif self._is_number(item):
+                    container[key] = MASK.decode()
                 elif isinstance(item, list):
                     container[key] = item.copy()
                     pending.append(container[key])
@@ -114,7 +140,24 @@ class Redactor:
                     pending.append(container[key])
         return holder[0]
 
+    def _is_number(self, item: Any) -> bool:
+        if not self._numbers or isinstance(item, bool) or not isinstance(item, int | float):
+            return False
+        return _as_float(item) in self._numbers
+
     def _hits(self, data: bytes) -> Hits:
+        return self._hits_read(data, CODINGS) if self._reach else iter(())
+
+    def _hits_read(self, data: bytes, readings: tuple[Coding, ...]) -> Hits:
+        """In this text, and in what it says once one of `readings` is decoded."""
+        yield from self._hits_in(data)
+        for coding in readings:
+            reading = coding.read(data)
+            if reading is not None:
+                for start, end in self._hits_read(reading.data, coding.within):
+                    yield reading.place(start, end)
+
+    def _hits_in(self, data: bytes) -> Hits:
         # Nearly every text has no secret in it: one plain call for each form keeps that way short.
         find = data.find
         for form in self._exact:
@@ -136,6 +179,13 @@ class _Forms:
         self.exact: set[bytes] = set()
         self.folded: set[bytes] = set()
         self.encoded: set[_Base64] = set()
+        self.numbers: set[float] = set()
+
+    @property
+    def longest(self) -> int:
+        """How many bytes a form may have, with what belongs to it."""
+        sizes = [*map(len, self.exact), *map(len, self.folded), *(len(form.core) + 4 for form in self.encoded)]
+        return max(sizes, default=0)
 
     def add_all(self, values: Iterable[str]) -> None:
         """The forms of these values, the most telling ones first."""
@@ -143,6 +193,7 @@ class _Forms:
         # A value that ends in a line break is mostly used without it.
         bare = {value.strip() for value in whole if _is_telling(value.strip())}
         parts = [*sorted(bare), *sorted(whole - bare)]
+        self.numbers |= {_as_float(part) for part in parts if _NUMBER.fullmatch(part)}
         self._add(self.exact, parts, _plain_spellings)
         self._add(self.encoded, parts, _base64_spellings)
         self._add(self.exact, parts, _spellings)
@@ -177,6 +228,14 @@ def _is_telling(value: str) -> bool:
     return len(value) >= MIN_LENGTH and value.lower() not in COMMON and not value.isspace()
 
 
+def _as_float(number: str | float) -> float:
+    """Numbers are compared as JavaScript has them."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
+
+
 def _find_all(data: bytes, form: bytes, start: int) -> Hits:
     while start >= 0:
         end = start + len(form)
@@ -188,10 +247,10 @@ def _find_base64(data: bytes, encoded: _Base64, start: int) -> Hits:
     """Where it stands, with the letters on its edges that hold some of its bits, and the padding."""
     for first, end in _find_all(data, encoded.core, start):
         widened = first
-        if encoded.open_left and first and data[first - 1] in _BASE64_LETTERS:
+        if encoded.open_left and first and data[first - 1] in BASE64_LETTERS:
             widened = first - 1
         rest = data[end : end + 3] if encoded.open_right else b""
-        shared = 1 if rest and rest[0] in _BASE64_LETTERS else 0
+        shared = 1 if rest and rest[0] in BASE64_LETTERS else 0
         padding = len(rest[shared:]) - len(rest[shared:].lstrip(b"="))
         yield widened, end + shared + padding
 
@@ -211,6 +270,8 @@ def _spellings(value: str) -> set[bytes]:
     forms = {value}
     for escape in (_escape, _escape_unicode, _escape_slashes):
         forms |= {escape(value), escape(escape(value))}
+    inspected = value.translate(_INSPECTED)
+    forms |= {inspected, inspected.replace("'", "\\'")}
     return _plain_spellings(value) | {form.encode("utf-8", "surrogatepass") for form in forms}
 
 
@@ -224,6 +285,14 @@ def _escape_unicode(value: str) -> str:
 
 def _escape_slashes(value: str) -> str:
     return _escape(value).replace("/", "\\/")
+
+
+# How util.inspect writes a string, but for the quotes.
+_INSPECTED = (
+    {code: f"\\x{code:02X}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+    | {code: f"\\u{code:x}" for code in range(0xD800, 0xE000)}
+    | {ord("\b"): r"\b", ord("\t"): r"\t", ord("\n"): r"\n", ord("\f"): r"\f", ord("\r"): r"\r", ord("\\"): r"\\"}
+)
 
 
 def _folded_spellings(value: str) -> set[bytes]:

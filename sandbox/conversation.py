@@ -269,10 +269,10 @@ class Conversation:
             self._ending = Ending(Kind.CRASH, error=_broken("it reported a failure of no known kind"))
             return
 
-        def text(key: str, limit: int) -> str:
-            return output.clean(str(frame.header.get(key, "")), limit)
+        def text(key: str) -> str:
+            return output.clean(str(frame.header.get(key, "")), protocol.ERROR_TEXT_CHARS)
 
-        error = ScriptError(text("name", 200), text("message", 16 * 1024), text("stack", 64 * 1024))
+        error = ScriptError(text("name"), text("message"), text("stack"))
         self._ending = Ending(Kind(kind), error=error)
 
     def _count_dropped(self, frame: protocol.Frame) -> None:

@@ -54,7 +54,7 @@ class Limits:
     cpus: float = 1.0
     result_bytes: int = 6 * MIB
     log_bytes: int = 100 * MIB
-    """Text of all log lines, and 16 bytes for each line."""
+    """Of all log lines as they are stored: with time and level, and an indent for each line within."""
     artifact_bytes: int = 64 * MIB
     """All artifacts of a run together."""
     artifacts: int = 100

@@ -306,19 +306,24 @@ def _lock(path: Path) -> int:
 
 
 def _listen(path: Path) -> socket.socket:
-    """Bind through the folder's descriptor: a unix address holds 108 bytes, a home may be longer."""
+    """Bind through the folder's descriptor: a unix address holds 108 bytes, a home may be longer.
+
+    The socket gets its name last: whoever finds it is listened to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    draft = path.with_name(f".{path.name}")
+    draft.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mask = os.umask(0o177)
     try:
-        listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        listener.bind(f"/proc/self/fd/{folder}/{draft.name}")
     finally:
         os.umask(mask)
         os.close(folder)
     listener.listen(128)
     listener.setblocking(False)
+    draft.replace(path)
     return listener
 
 

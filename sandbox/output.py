@@ -16,8 +16,27 @@ from sandbox.job import LogLevel, LogLine
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _ARTIFACT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _CONTENT_TYPE = re.compile(r"[\x20-\x7e]{1,200}")
-LINE_OVERHEAD = 16
-"""What every line counts beside its text: endless empty lines cost as much as others."""
+RECORD_BYTES = 33
+"""What every record takes in a stored log beside its text: time, level, blanks and a line end."""
+_BREAK_BYTES = 5
+"""What a line break within a text becomes: a line end and an indent."""
+_LAST_PIECE_BYTES = protocol.LOG_RECORD_BYTES - 4
+"""Of a long line the last piece has at most this size, and the others more."""
+_BREAKS = b"\n\r\x0b\x0c\x1c\x1d\x1e"
+_NEXT_LINE, _LINE_SEPARATOR, _PARAGRAPH_SEPARATOR = (each.encode() for each in "\x85\u2028\u2029")
+
+
+def stored_bytes(text: str) -> int:
+    """What a record of this text takes in a stored log, or a little more; never less."""
+    data = text.encode("utf-8", "replace")
+    size = RECORD_BYTES + len(data) + data.count(0)  # NUL is stored as two letters
+    size += (_BREAK_BYTES - 1) * (len(data) - len(data.translate(None, _BREAKS)))
+    if b"\r\n" in data:
+        size -= _BREAK_BYTES * data.count(b"\r\n")
+    if not data.isascii():
+        size += (_BREAK_BYTES - 2) * data.count(_NEXT_LINE)
+        size += (_BREAK_BYTES - 3) * (data.count(_LINE_SEPARATOR) + data.count(_PARAGRAPH_SEPARATOR))
+    return size
 
 
 def clean(text: str, limit: int | None = None) -> str:
@@ -48,27 +67,64 @@ def is_content_type(text: object) -> TypeGuard[str]:
     return isinstance(text, str) and _CONTENT_TYPE.fullmatch(text) is not None
 
 
+def goes_on(text: str) -> bool:
+    """Whether this is a piece of a long line, so that the next record of its level goes on with it.
+
+    The jail's bootstrap cuts as `_pieces` does: a record of nearly the largest size is never the last piece.
+    """
+    return 4 * len(text) > _LAST_PIECE_BYTES and len(text.encode("utf-8", "replace")) > _LAST_PIECE_BYTES
+
+
+def _pieces(line: str) -> list[str]:
+    """A line as records: pieces that go on, cut between characters, and at last one that does not."""
+    if 4 * len(line) <= _LAST_PIECE_BYTES:
+        return [line]
+    pieces = []
+    data = line.encode()
+    start = 0
+    while len(data) - start > _LAST_PIECE_BYTES:
+        end = start + protocol.LOG_RECORD_BYTES
+        while end < len(data) and data[end] & 0xC0 == 0x80:
+            end -= 1
+        pieces.append(data[start:end].decode())
+        start = end
+    return [*pieces, data[start:].decode()]
+
+
 class RawLines:
-    """Cuts what was written to a raw descriptor into lines."""
+    """Cuts what was written to a raw descriptor into lines, and long lines into pieces."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._partial = ""
+        self._partial: list[str] = []
+        self._size = 0
 
     def feed(self, chunk: bytes) -> list[str]:
-        *lines, self._partial = (self._partial + self._decoder.decode(chunk)).split("\n")
-        if len(self._partial) > protocol.RAW_LINE_BYTES:
-            lines.append(self._partial)
-            self._partial = ""
-        return lines
+        first, *others = self._decoder.decode(chunk).split("\n")
+        self._partial.append(first)
+        self._size += len(first)
+        lines: list[str] = []
+        if others:
+            lines, last = ["".join(self._partial), *others[:-1]], others[-1]
+            self._partial, self._size = [last], len(last)
+        pieces = [piece for line in lines for piece in _pieces(line)]
+        if self._size >= protocol.LOG_RECORD_BYTES:
+            *whole, last = _pieces("".join(self._partial))
+            pieces += whole
+            self._partial, self._size = [last], len(last)
+        return pieces
 
     def end(self) -> list[str]:
-        rest, self._partial = self._partial + self._decoder.decode(b"", final=True), ""
-        return [rest] if rest else []
+        rest = "".join([*self._partial, self._decoder.decode(b"", final=True)])
+        self._partial, self._size = [], 0
+        return _pieces(rest) if rest else []
 
 
 class LogFeed:
-    """Collects the lines of one run, in order, until they are taken, and holds the run's log limit."""
+    """Collects the lines of one run, in order, until they are taken, and holds the run's log limit.
+
+    The limit is one of bytes as they are stored, and so are `kept_bytes` and `pending_bytes`.
+    """
 
     def __init__(self, limit_bytes: int, started_ms: int) -> None:
         self._left = limit_bytes
@@ -88,15 +144,15 @@ class LogFeed:
         now = _now()
         for level, time_ms, text in records:
             said = int(time_ms) if 0 <= time_ms <= now else now
-            self._add(level, text.decode("utf-8", "replace"), len(text), said)
+            self._add(level, text.decode("utf-8", "replace"), said)
 
     def add_raw(self, level: str, lines: Sequence[str]) -> None:
         now = _now()
         for line in lines:
-            self._add(level, line, len(line.encode("utf-8", "replace")), now)
+            self._add(level, line, now)
 
-    def _add(self, level: str, text: str, size: int, time_ms: int) -> None:
-        size += LINE_OVERHEAD
+    def _add(self, level: str, text: str, time_ms: int) -> None:
+        size = stored_bytes(text)
         if size > self._left or self.dropped_bytes:
             self.dropped_bytes += size
             return

@@ -26,12 +26,16 @@ JOB, REPLY = b"J", b"P"
 BOOTED, STARTED, RESULT, ERROR, ARTIFACT, CALL = b"B", b"S", b"R", b"E", b"A", b"C"
 
 HEADER_BYTES = 512 * KIB
+ERROR_TEXT_CHARS = 290 * KIB
+"""Of an error's name, message and stack, each: far more than is kept, so that what is secret in them is whole
+when it is masked."""
+ERROR_HEADER_BYTES = 6 * MIB
 CALL_BYTES = MIB
 REPLY_BYTES = 8 * MIB
 JOB_BYTES = 256 * MIB
 CALLS = 100_000
 LOG_RECORD_BYTES = 256 * KIB
-RAW_LINE_BYTES = 64 * KIB
+"""A longer line becomes several records: all but the last one have this size, or up to three bytes less."""
 
 LEVELS = {"D": "DEBUG", "I": "INFO", "W": "WARN", "E": "ERROR", "O": "STDOUT", "R": "STDERR"}
 
@@ -120,7 +124,7 @@ class FrameReader:
     def _check(self, length: int, frame_type: bytes, head_length: int) -> None:
         if frame_type not in self._bounds:
             raise ProtocolError(f"there is no frame of type {frame_type!r}")
-        if head_length > HEADER_BYTES or length < 5 + head_length:
+        if head_length > (ERROR_HEADER_BYTES if frame_type == ERROR else HEADER_BYTES) or length < 5 + head_length:
             raise ProtocolError("a frame's header is longer than allowed")
         size = length - 5 - head_length
         if size > self._bounds[frame_type]:

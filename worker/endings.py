@@ -14,10 +14,12 @@ from worker.runlog import Stored
 SUMMARY_BYTES = 16 * 1024
 PREVIEW_CHARS = 1000
 ERROR_CHARS = 16 * 1024
+NAME_CHARS = 200
 STACK_CHARS = 32 * 1024
+STACK_LINE_CHARS = 2000
 MAX_DEPTH = 100  # of a result that is shown as it is; a deeper one is shown as text
 MAX_REFUSED = 20
-_MASK_MARGIN = 256 * 1024  # a secret that begins within the preview ends within this
+_MASK_MARGIN = 256 * 1024  # a secret that begins within what is shown ends within this
 
 # Kind to status and code. The words are the sandbox's, but for those that only a limit can say.
 _ENDS = {
@@ -95,13 +97,14 @@ def _success(result: bytes, redactor: Redactor | None) -> Ending:
 def _failure(outcome: Outcome, limits: Limits, redactor: Redactor | None) -> Ending:
     status, code = _ENDS[outcome.kind]
     error = outcome.error or ScriptError("Error", "no reason is known")
-    return Ending(
-        status,
-        0,
-        error=_mask(_words(outcome.kind, error, limits), redactor, ERROR_CHARS),
-        error_code=code,
-        error_stack=_mask(error.stack, redactor, STACK_CHARS) or None,
-    )
+    name, message = _mask(error.name, redactor, NAME_CHARS), _mask(error.message, redactor, ERROR_CHARS)
+    words = _words(outcome.kind, ScriptError(name, message), limits)[:ERROR_CHARS]
+    said = f"{error.name}: {error.message}"
+    rest = _beginning(error.stack, redactor, STACK_CHARS).removeprefix(said)
+    # However much the script said, where it said it comes after that.
+    stack = f"{name}: {message}"[:ERROR_CHARS] if error.stack.startswith(said) else ""
+    stack += _mask_lines(rest, redactor)
+    return Ending(status, 0, error=words, error_code=code, error_stack=stack[:STACK_CHARS] or None)
 
 
 def _words(kind: Kind, error: ScriptError, limits: Limits) -> str:
@@ -125,7 +128,7 @@ def _summary(text: str, size: int, redactor: Redactor | None) -> dict[str, Any]:
             if _depth_at_most(value, MAX_DEPTH):
                 masked = value if redactor is None else redactor.mask_json(value)
                 return masked if isinstance(masked, dict) else {"value": masked}
-    preview = _mask(text[: PREVIEW_CHARS + _MASK_MARGIN], redactor, PREVIEW_CHARS)
+    preview = _mask(text, redactor, PREVIEW_CHARS)
     return {"truncated": True, "size_bytes": size, "preview": preview}
 
 
@@ -145,7 +148,23 @@ def _depth_at_most(value: Any, limit: int) -> bool:
 
 def _mask(text: str, redactor: Redactor | None, limit: int) -> str:
     # Masked before it is cut: half a secret is no longer found.
+    text = _beginning(text, redactor, limit)
     return _clean(text if redactor is None else redactor.mask(text), limit)
+
+
+def _beginning(text: str, redactor: Redactor | None, limit: int) -> str:
+    """As much of a text as may be shown of it, and as it takes to mask that; no secret is cut at its end."""
+    if len(text) <= limit + _MASK_MARGIN:
+        return text
+    text = text[: limit + _MASK_MARGIN]
+    # Many secrets may become so few masks that even this end is shown.
+    return text if redactor is None else redactor.split(text)[0]
+
+
+def _mask_lines(stack: str, redactor: Redactor | None) -> str:
+    masked = stack if redactor is None else redactor.mask(stack)
+    # A line of minified source must not push out all others.
+    return _clean("\n".join(line[:STACK_LINE_CHARS] for line in masked.split("\n")), STACK_CHARS)
 
 
 def _clean(text: str, limit: int) -> str:

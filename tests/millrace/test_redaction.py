@@ -1,6 +1,7 @@
 import base64
 import json
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, quote_plus, urlencode
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from millrace import redaction
+from millrace import codings, redaction
 from millrace.redaction import Redactor
 
 SECRET = "p4ss/w+rd \"ünï~=&\\ %41!'()*$,[]:;@?#"
@@ -33,6 +34,24 @@ def escape_percents(quoted: str) -> str:
     return parts[0] + "".join("%" + any_case(part[:2]) + part[2:] for part in parts[1:])
 
 
+def in_base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def in_url(text: str) -> str:
+    """As encodeURIComponent does it."""
+    return quote(text, safe="!'()*")
+
+
+def inspected(text: str) -> str:
+    """As util.inspect writes a string in quotes that it does not hold."""
+    short = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r", "\\": "\\\\"}
+    return "".join(
+        short.get(letter) or (f"\\x{ord(letter):02X}" if letter < " " or "\x7f" <= letter < "\xa0" else letter)
+        for letter in text
+    )
+
+
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "as it is": str,
     "quote": quote,
@@ -47,6 +66,8 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "JSON": lambda value: json.dumps(value, ensure_ascii=False)[1:-1],
     "JSON in ASCII": lambda value: json.dumps(value)[1:-1],
     "JSON in JSON": lambda value: json.dumps(json.dumps(value))[3:-3],
+    "util.inspect": inspected,
+    "util.inspect with all quotes within": lambda value: inspected(value).replace("'", "\\'"),
     "hex": lambda value: value.encode().hex(),
     "hex in mixed case": lambda value: any_case(value.encode().hex()),
 }
@@ -72,6 +93,72 @@ def test_what_json_escapes_is_masked_however_often_it_was_escaped() -> None:
 def test_no_spelling_survives_in_any_text(spelling: str, secret: str, before: str, after: str) -> None:
     spelled = SPELLINGS[spelling](secret)
     assert spelled not in Redactor([secret]).mask(before + spelled + after)
+
+
+NESTED: dict[str, Callable[[str], str]] = {
+    "base64 in a URL": lambda value: in_url(in_base64(value)),
+    "base64 in a form": lambda value: urlencode({"": in_base64(value)})[1:],
+    "URL-encoded twice": lambda value: in_url(in_url(value)),
+    "a form in a URL": lambda value: in_url(quote_plus(value)),
+    "JSON in a URL": lambda value: in_url(json.dumps(value)[1:-1]),
+    "base64 of a URL": lambda value: in_base64(in_url(value)),
+    "base64 of JSON": lambda value: in_base64(json.dumps(value)[1:-1]),
+    "base64 of base64": lambda value: in_base64(in_base64(value)),
+    "base64 for URLs of base64": lambda value: base64.urlsafe_b64encode(in_base64(value).encode()).decode(),
+    "JSON in util.inspect": lambda value: inspected(json.dumps(value)[1:-1]),
+    "JSON in util.inspect with all quotes": lambda value: inspected(json.dumps(value)[1:-1]).replace("'", "\\'"),
+    "util.inspect in JSON": lambda value: json.dumps(inspected(value))[1:-1],
+    "util.inspect twice": lambda value: inspected(inspected(value)),
+}
+
+
+@pytest.mark.parametrize("nesting", NESTED)
+def test_an_encoding_within_another_is_masked_whole(nesting: str) -> None:
+    spelled = NESTED[nesting](SECRET)
+    assert Redactor([SECRET]).mask(f"got <{spelled}>, going on") == "got <***>, going on"
+
+
+@given(st.sampled_from(sorted(NESTED)), secrets)
+@settings(deadline=None)
+def test_no_encoding_within_another_survives(nesting: str, secret: str) -> None:
+    spelled = NESTED[nesting](secret)
+    assume(len(spelled.rstrip("=")) >= len(codings._RUN))
+    assert spelled not in Redactor([secret]).mask(f"é {spelled} €")
+
+
+@given(secrets, st.binary(max_size=4), st.binary(max_size=4), st.binary(max_size=4))
+@settings(deadline=None)
+def test_no_base64_of_base64_survives_at_any_alignment(
+    secret: str, before: bytes, between: bytes, after: bytes
+) -> None:
+    inner = base64.b64encode(before + secret.encode() + after)
+    outer = base64.b64encode(between + inner)
+    start = -(-len(between + inner[: -(-len(before) * 8 // 6)]) * 8 // 6)
+    end = len(between + inner[: (len(before) + len(secret.encode())) * 8 // 6]) * 8 // 6
+    assert outer[start:end].decode() not in Redactor([secret]).mask(f"x: {outer.decode()} :x")
+
+
+@pytest.mark.parametrize("columns", [64, 76])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\n    ", "\\n", "\\r\\n"])
+def test_base64_in_lines_is_masked_over_the_breaks(columns: int, line_end: str) -> None:
+    encoded = in_base64("x" * 45 + SECRET + "y" * 100)
+    lines = [encoded[at : at + columns] for at in range(0, len(encoded), columns)]
+    masked = Redactor([SECRET]).mask(line_end.join(lines))
+    assert masked.startswith(encoded[:60] + "***")
+    assert masked.split("***")[1].replace(line_end, "") == encoded[60 + -(-len(SECRET.encode()) * 4 // 3) :]
+
+
+def test_what_inspect_breaks_after_line_breaks_is_masked_also_by_short_lines() -> None:
+    secret = 'ab\ncd\nit\'s\n"e"\\f\n'
+    printed = """{ key: 'ab\\n' +\n    'cd\\n' +\n    "it's\\n" +\n    '"e"\\\\f\\n' }"""
+    assert Redactor([secret]).mask(printed) == "{ key: '***' }"
+
+
+def test_what_is_around_an_encoding_is_kept_letter_by_letter() -> None:
+    redactor = Redactor(["hunter/2!"])
+    text = '%7B%22a%22:\\"%68unter%2F2!\\" \\u00e9 ü \\n%C3%BC'
+    assert redactor.mask(text) == '%7B%22a%22:\\"***\\" \\u00e9 ü \\n%C3%BC'
+    assert redactor.mask("\\\\ \\ud83d\\ude00hunter\\x2f2\\u0021\\ud800") == "\\\\ \\ud83d\\ude00***\\ud800"
 
 
 @given(secrets, st.binary(max_size=7), st.binary(max_size=7), st.booleans(), st.booleans())
@@ -206,6 +293,13 @@ def test_a_bare_json_value_is_masked(value: Any, masked: Any) -> None:
     assert Redactor(["hunter2!"]).mask_json(value) == masked
 
 
+def test_a_number_that_is_a_value_is_masked_in_json() -> None:
+    redactor = Redactor(["48151623", "-2.50e3", "1234567890123456789", "0x10", "0012345", "nan_"])
+    value = [48151623, 48151623.0, -2500, 1234567890123456800, 481516, 16, 12345, True, 10**400]
+    assert redactor.mask_json(value) == ["***", "***", "***", "***", 481516, 16, "***", True, 10**400]
+    assert redactor.mask_json({"pin": 48151623}) == {"pin": "***"}
+
+
 def test_json_of_any_depth_is_masked() -> None:
     value: Any = "hunter2!"
     for _ in range(50_000):
@@ -225,6 +319,49 @@ def test_a_repetitive_text_against_a_repetitive_value_ends() -> None:
     redactor = Redactor(["a" * 50_000 + "b"])
     text = "a" * 5_000_000
     assert redactor.mask(text) is text
+
+
+@pytest.mark.parametrize(
+    "part", ["\\\\", "%41", "%25", "\\n", "\n", "a" * 76 + "\n", "abcdefghijkl ", "\\' +\n", "\\ud83d"]
+)
+def test_a_text_full_of_encodings_takes_time_by_its_length_alone(part: str) -> None:
+    redactor = Redactor(["hunter2-hunter2", "p4ss/w+rd"])
+    taken = []
+    for size in (200_000, 2_000_000):
+        text = (part * (size // len(part) + 1))[:size]
+        begun = time.process_time()
+        assert redactor.mask(text) is text
+        taken.append(time.process_time() - begun)
+    assert taken[1] < 40 * taken[0] + 0.1
+
+
+@given(st.sampled_from(sorted(SPELLINGS)), secrets, surroundings, surroundings, st.data())
+@settings(deadline=None)
+def test_a_text_in_pieces_shows_no_more_than_the_whole(
+    spelling: str, secret: str, before: str, after: str, data: st.DataObject
+) -> None:
+    redactor = Redactor([secret, "another-one"])
+    whole = before * 10 + SPELLINGS[spelling](secret) + after
+    at = data.draw(st.integers(0, len(whole)))
+    first, kept = redactor.split(whole[:at])
+    assert first + kept == whole[:at]
+    assert redactor.mask(first) + redactor.mask(kept + whole[at:]) == redactor.mask(whole)
+
+
+def test_only_as_much_is_kept_of_a_piece_as_a_form_may_need() -> None:
+    text = "é" * 300_000
+    first, kept = Redactor(["hunter2-hunter2"]).split(text)
+    assert (first + kept, 30 < len(kept) < 200) == (text, True)
+    first, kept = Redactor(["x" * 300_000]).split(text)
+    assert len(kept) == redaction.MAX_REACH
+    assert Redactor([]).split(text) == (text, "")
+
+
+def test_a_form_that_ends_within_what_is_kept_is_kept_whole() -> None:
+    redactor = Redactor(["hunter2-hunter2"])
+    for after in range(120):
+        first, kept = redactor.split("x" * 1000 + "hunter2-hunter2" + "y" * after)
+        assert "hunter2-hunter2" in first or "hunter2-hunter2" in kept
 
 
 def test_the_forms_are_bounded_and_whole_values_and_long_lines_come_first() -> None:

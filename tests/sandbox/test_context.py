@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sandbox import output
 from sandbox.job import Limits
 from tests.sandbox.support import Recorder, Runner
 
@@ -177,6 +178,30 @@ def test_lines_arrive_while_the_run_goes_on(run: Runner) -> None:
 def test_a_line_of_a_megabyte_is_kept_whole_in_parts(run: Runner) -> None:
     ran = run.body("console.log('é'.repeat(5e5))")
     assert "".join(ran.texts) == "é" * 500_000
+
+
+def test_a_line_written_in_parts_is_kept_whole_in_pieces(run: Runner) -> None:
+    ran = run.body(
+        "for (let n = 0; n < 40; n += 1) process.stdout.write('é€'.repeat(5000)); process.stdout.write('\\nnext\\n');"
+    )
+    assert "".join(ran.texts) == "é€" * 200_000 + "next"
+    assert ran.texts[-1] == "next"
+    assert [output.goes_on(text) for text in ran.texts] == [True] * (len(ran.texts) - 2) + [False] * 2
+
+
+@pytest.mark.parametrize("size", [262_139, 262_140, 262_141, 262_144, 262_145, 524_288, 0])
+def test_the_last_piece_of_a_line_is_known_by_its_size(run: Runner, size: int) -> None:
+    ran = run.body(f"console.log('x'.repeat({size})); console.log('next')")
+    *pieces, last, following = ran.texts
+    assert ("".join([*pieces, last]), following) == ("x" * size, "next")
+    assert all(output.goes_on(piece) for piece in pieces)
+    assert not output.goes_on(last)
+
+
+def test_long_strings_are_printed_whole(run: Runner) -> None:
+    ran = run.body("const text = 'x'.repeat(20000); console.log({ text }); console.log('%o', [text]); throw { text }")
+    assert ran.texts == ["{\n  text: '" + "x" * 20_000 + "'\n}", "[\n  '" + "x" * 20_000 + "',\n  [length]: 1\n]"]
+    assert ran.message == "{ text: '" + "x" * 20_000 + "' } was thrown"
 
 
 def test_lone_surrogates_and_control_characters_are_data(run: Runner) -> None:

@@ -249,7 +249,7 @@ def test_a_log_over_its_limit_is_cut_and_says_so(run: Runner) -> None:
     assert ran.result == 1
     assert ran.outcome.usage.log_truncated
     assert ran.outcome.usage.log_bytes <= 10_000
-    assert len(ran.texts) == 10_000 // (99 + 16) + 1
+    assert len(ran.texts) == 10_000 // (99 + 33) + 1
     assert ran.sink.lines[-1].level == "SYSTEM"
     assert "cut at its limit of 10000 bytes: " in ran.texts[-1]
 

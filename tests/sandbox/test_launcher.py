@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 from sandbox.client import Sandbox
 from sandbox.job import Job, Kind, Limits, SandboxUnavailable
+from sandbox.launcher import _listen
 from tests.launcher import ROOT, launcher_process, start_launcher
 from tests.sandbox.processes import alive, children, groups, jails, launcher_of, settled_census
 from tests.sandbox.support import Recorder, Runner
@@ -242,3 +244,24 @@ def test_a_signal_to_a_child_that_is_not_yet_nsjail_is_not_heard_by_the_launcher
         marker.unlink()
         assert Runner(sandbox)("exports.handler = () => 1").result == 1
         assert not run.ended
+
+
+def test_whoever_finds_the_launchers_socket_is_listened_to(tmp_path: Path) -> None:
+    refused: list[OSError] = []
+
+    def connect(path: Path) -> None:
+        while not path.exists():
+            pass
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            try:
+                client.connect(str(path))
+            except OSError as error:
+                refused.append(error)
+
+    for number in range(100):
+        path = tmp_path / f"{number}.sock"
+        eager = threading.Thread(target=connect, args=(path,))
+        eager.start()
+        with _listen(path):
+            eager.join(10)
+    assert refused == []

@@ -75,6 +75,10 @@ def test_an_exception_names_the_file_of_the_project_in_which_it_was_thrown(run: 
         ("throw new Proxy({}, { get() { throw new Error('trap'); } })", None),
         ("const e = new Error('x'); Object.defineProperty(e, 'stack', { get() { throw 1; } }); throw e", "x"),
         ("throw Object.assign(new Error('y'), { name: 5n })", "y"),
+        ("throw Object.assign(new Error('y'), { message: { a: 1 } })", "{ a: 1 }"),
+        ("throw Object.assign(new Error('y'), { message: new Error('inner') })", "Error: inner"),
+        ("throw Object.assign(new Error('y'), { message: undefined })", ""),
+        ("const e = new Error('y'); Object.defineProperty(e, 'message', { get() { throw 1; } }); throw e", ""),
         ("await Promise.reject(new Error('rejected'))", "rejected"),
         ("setTimeout(() => { throw new Error('later') }, 1); await new Promise(() => {})", "later"),
         (
@@ -88,6 +92,42 @@ def test_whatever_is_thrown_is_described(run: Runner, statement: str, message: s
     assert ran.kind == "exception"
     if message is not None:
         assert ran.message == message
+
+
+@pytest.mark.parametrize(
+    ("declared", "thrown", "name"),
+    [
+        ("class ValidationError extends Error {}", "new ValidationError('x')", "ValidationError"),
+        ("class Wrong extends TypeError {}; class Deep extends Wrong {}", "new Deep('x')", "Deep"),
+        ("class A extends Error { get name() { return 'Named'; } }", "new A('x')", "Named"),
+        ("class A extends Error { name = 'Mine'; }", "new A('x')", "Mine"),
+        ("class A extends Error {}; A.prototype.name = 'Given'", "new A('x')", "Given"),
+        ("const A = { ['no name']: class extends Error {} }['no name']", "new A('x')", "Error"),
+        ("class A extends Error { static name = 5; }", "new A('x')", "Error"),
+        ("class A extends Error { static get name() { throw 1; } }", "new A('x')", "Error"),
+        ("", "Object.assign(new RangeError('x'), { constructor: null })", "RangeError"),
+        ("", "new AggregateError([], 'x')", "AggregateError"),
+        ("", "Object.assign(new Error('x'), { name: '' })", "Error"),
+        ("", "new DOMException('x', 'AbortError')", "AbortError"),
+        ("", "{ message: 'x' }", "Error"),
+    ],
+)
+def test_an_error_without_a_name_of_its_own_has_its_classs(run: Runner, declared: str, thrown: str, name: str) -> None:
+    ran = run(f"{declared};\nexports.handler = () => {{\n  throw {thrown};\n}}")
+    assert ran.outcome.error is not None
+    assert (ran.outcome.error.name, ran.message) == (name, "x")
+    assert ran.outcome.error.stack.splitlines()[0] == f"{name}: x"
+
+
+def test_far_more_of_an_error_comes_out_than_is_kept_and_its_place_with_it(run: Runner) -> None:
+    ran = run.body("throw Object.assign(new Error('\\0'.repeat(1e6)), { name: '\\x01'.repeat(1e6) })")
+    assert ran.kind == "exception"
+    assert ran.outcome.error is not None
+    assert 270_000 < len(ran.message) < 290_000
+    assert 270_000 < len(ran.outcome.error.name) < 290_000
+    ran = run("exports.handler = () => {\n  throw new Error('y'.repeat(1e6));\n}")
+    assert ran.outcome.error is not None
+    assert ran.outcome.error.stack.endswith("\n    at exports.handler (index.js:2:9)")
 
 
 def test_a_syntax_error_is_a_load_error_with_its_place(run: Runner) -> None:

@@ -112,6 +112,48 @@ def test_no_half_of_a_secret_shows_at_the_end_of_a_preview() -> None:
     assert summary["preview"] == '["' + "x" * 990 + "***" + "y" * 5
 
 
+@pytest.mark.parametrize("cut", [1, 6, 12])
+def test_no_half_of_a_secret_shows_where_a_name_a_message_or_a_stack_is_cut(cut: int) -> None:
+    redactor = Redactor([SECRET])
+    name, message = ("n" * (size - cut) + SECRET for size in (endings.NAME_CHARS, endings.ERROR_CHARS))
+    long_line, long_stack = ("s" * (size - cut) + SECRET for size in (endings.STACK_LINE_CHARS, 1500))
+    stack = f"{name}: {message}\n at {long_line[4:]}\n" + f"{long_stack}\n" * 30
+    given = outcome(Kind.EXCEPTION, name=name, message=message, stack=stack)
+    ending = endings.of_outcome(given, LIMITS, redactor, None)
+    for text in (ending.error, ending.error_stack):
+        assert text is not None
+        assert set(text) <= set("n: *sat\n")
+    given = outcome(Kind.EXIT, message=message)
+    assert (
+        endings.of_outcome(given, LIMITS, redactor, None).error
+        == ("n" * (endings.ERROR_CHARS - cut) + "***")[: endings.ERROR_CHARS]
+    )
+
+
+def test_no_half_of_a_secret_shows_though_masks_are_far_shorter_than_what_they_hide() -> None:
+    secret = "s3cr3t/va+lue" * 4000
+    text = f"<{secret}>" * 12
+    redactor = Redactor([secret])
+    given = outcome(Kind.EXCEPTION, name="E", message=text, stack=f"E: {text}\n    {text}")
+    failed = endings.of_outcome(given, LIMITS, redactor, None)
+    for shown in (failed.error, failed.error_stack, json.dumps(_summary(json.dumps([text]).encode(), redactor))):
+        assert shown is not None
+        assert "<***>" in shown
+        assert "s3cr3t" not in shown
+
+
+def test_the_place_of_an_error_is_kept_however_long_its_message_is() -> None:
+    message = "a line\n" * 20_000
+    given = outcome(Kind.EXCEPTION, message=message, stack=f"Error: {message}\n    at index.js:1:2")
+    ending = endings.of_outcome(given, LIMITS, Redactor([SECRET]), None)
+    assert ending.error_stack == str(ending.error) + "\n    at index.js:1:2"
+    assert len(str(ending.error)) == endings.ERROR_CHARS
+
+
+def test_a_number_that_is_a_secret_is_masked_in_the_summary() -> None:
+    assert _summary(b'{"pin": 48151623, "n": 4815}', Redactor(["48151623"])) == {"pin": "***", "n": 4815}
+
+
 def test_what_no_database_stores_is_replaced_and_what_is_long_is_cut() -> None:
     ending = endings.of_outcome(outcome(Kind.EXIT, message="a\x00b\ud800" + "c" * 50_000), LIMITS, None, None)
     assert ending.error is not None

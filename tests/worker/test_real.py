@@ -107,6 +107,82 @@ def test_secrets_are_masked_raw_and_encoded_in_log_and_error(
         assert json.loads(done.result)["KEY"] == SECRET
 
 
+KEY = "".join(f"line{number:02}+of/the=key\n" * 2 for number in range(20))
+CREDENTIALS = json.dumps(
+    {"type": "service_account", "private_key": f"-----BEGIN PRIVATE KEY-----\n{KEY}-----END-----\n"}
+)
+ODD = {
+    "credentials": CREDENTIALS,
+    "indented credentials": json.dumps(json.loads(CREDENTIALS), indent=2),
+    "a key of several lines": json.loads(CREDENTIALS)["private_key"],
+    "a password": 'Pa"ss\\word9',
+    "all quotes": """it's `${"quoted"}` \\ here""",
+    "control characters": "ab\x1bcd\x7fef\x85gh\t\b",
+    "a long one": "0123456789'\\" * 2000,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_secrets_are_masked_within_whatever_the_console_prints(
+    services: Services, executor: Executor, name: str
+) -> None:
+    source = """const { inspect } = require('util');
+        exports.handler = async (p, {secrets: {KEY}}) => {
+        console.log({KEY}); console.log('%o %O %j', {KEY}, [KEY], {KEY}); console.log('%s', {KEY}, [[KEY, "it's"]]);
+        console.dir({a: {b: {KEY}}}); console.table([{KEY}]); console.trace({KEY}); console.log(new Map([[KEY, KEY]]));
+        console.log({text: `it's ${KEY}`, all: "'\\"`" + KEY}); console.log({body: JSON.stringify({KEY})});
+        console.error(new Error('x', {cause: {KEY}})); console.log(inspect({KEY})); console.log({e: inspect({KEY})});
+        console.log(JSON.stringify({e: inspect({KEY})})); console.log(Object.assign(new Error('m'), {config: {KEY}}));
+        console.group('g'); console.log({KEY}); console.groupEnd();
+        throw {KEY} }"""
+    done = carry(services, executor, source, secrets={"KEY": ODD[name]})
+    shown = log_text(services, done) + done.error
+    for telling in ("PRIVATE", "line0", "line19", "Pa", "ss\\", "word9", "quoted", "here", "ab\\x", "gh", "0123456"):
+        assert telling not in shown
+    assert done.error == "Error: { KEY: '***' } was thrown" or name in ("all quotes", "a long one")
+    assert shown.count("***") >= 20
+
+
+@pytest.mark.parametrize("shift", [0, 5, 13])
+def test_a_secret_across_a_cut_is_masked(services: Services, executor: Executor, shift: int) -> None:
+    source = """exports.handler = async (p, {secrets: {KEY}}) => {
+        const upTo = (size) => 'x'.repeat(size - p.shift);
+        console.log(upTo(256 * 1024) + KEY + 'end');
+        console.log(upTo(512 * 1024) + encodeURIComponent(KEY) + 'end');
+        process.stdout.write(upTo(64 * 1024) + KEY.slice(0, p.shift)); console.log('between');
+        process.stdout.write(KEY.slice(p.shift) + 'end\\n');
+        process.stdout.write(upTo(256 * 1024) + KEY.slice(0, p.shift)); console.log('between');
+        process.stdout.write(KEY.slice(p.shift) + 'end\\n');
+        for (const letter of upTo(256 * 1024) + KEY + 'end\\n') process.stderr.write(letter);
+        throw Object.assign(new Error(upTo(16 * 1024 - 202) + KEY), {name: upTo(200) + KEY}) }"""
+    done = carry(services, executor, source, {"shift": shift}, secrets={"KEY": SECRET})
+    shown = log_text(services, done) + done.error + done.error_stack
+    for telling in (SECRET[:5], SECRET[5:], quote(SECRET[5:]), "w0", "$$", "/"):
+        assert telling not in shown
+    assert shown.count("***end") == 5
+    assert len(done.error) <= 16 * 1024
+    assert done.error.startswith("x" * (200 - shift) + "***"[:shift] + ": x")
+
+
+def test_no_half_of_a_long_secret_shows_where_the_jail_cuts_an_error(services: Services, executor: Executor) -> None:
+    source = """exports.handler = async (p, {secrets: {KEY}}) => {
+        throw Object.assign(new Error(`<${KEY}>`.repeat(9)), {cause: `<${KEY}>`.repeat(9)}) }"""
+    done = carry(services, executor, source, secrets={"KEY": SECRET * 4000})
+    assert done.error.startswith("Error: <***>")
+    assert done.error_stack.startswith(done.error)
+    assert "pa$$" not in done.error + done.error_stack
+
+
+def test_a_log_of_line_breaks_is_cut_at_what_it_takes_when_it_is_stored(services: Services, executor: Executor) -> None:
+    source = r"exports.handler = async () => { for (let n = 0; n < 390; n += 1) console.log('\n'.repeat(250000)) }"
+    done = carry(services, executor, source)
+    stored = services.objects.get(done.log_key) or b""
+    limit = services.settings.run_log_mb * 1024 * 1024
+    assert 0.9 * limit < len(stored) < limit + 1000
+    assert b"The log was cut at its limit" in stored[-1000:]
+    assert done.usage["log_bytes"] <= limit
+
+
 def test_an_error_is_recorded_with_the_scripts_own_stack_lines(services: Services, executor: Executor) -> None:
     source = "exports.handler = async () => {\n  throw new TypeError('no such thing')\n}"
     done = carry(services, executor, source)

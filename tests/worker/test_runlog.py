@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from millrace import logs
 from millrace.errors import Unavailable
 from millrace.objects import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 from millrace.redaction import Redactor
 from millrace.services import Services
+from sandbox import output, protocol
 from sandbox.job import LogLine
 from tests.worker.support import FlakyObjects, eventually
 from worker import runlog
@@ -226,6 +229,36 @@ def test_lines_that_hold_what_we_put_between_lines_stay_apart(local: Services, s
     assert len(found) == 2
     assert SECRET not in whole(local)
     assert found[1] == "***"
+
+
+def test_a_secret_that_a_piece_of_a_line_begins_is_not_shown_though_the_log_ends_there(
+    local: Services, shipper: Shipper
+) -> None:
+    run_log = new_log(local, shipper, redactor=Redactor([SECRET]))
+    run_log.add([line("x" * (protocol.LOG_RECORD_BYTES - 10) + SECRET[:10])])
+    run_log.close()
+    first, second = texts(local)
+    assert set(first) == {"x"}
+    assert second == "***"
+
+
+@given(st.text(st.sampled_from("\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\x00\x1f aé€😀"), max_size=20))
+def test_a_log_is_never_longer_when_stored_than_it_was_counted(text: str) -> None:
+    stored = len(logs.format_record(1_700_000_000_000, "STDERR", text).encode())
+    assert stored <= output.stored_bytes(text)
+    assert output.stored_bytes(text + "x") == len(logs.format_record(0, "INFO", text + "x").encode())
+
+
+def test_what_a_full_log_stores_is_within_its_limit(local: Services, shipper: Shipper) -> None:
+    feed = output.LogFeed(1_000_000, started_ms=0)
+    feed.add_records([("INFO", 1.0, b"\n" * 100_000), ("INFO", 1.0, b"\xff" * 100_000), ("INFO", 1.0, b"\0" * 40_000)])
+    feed.add_raw("STDOUT", [""] * 40_000)
+    assert feed.is_full
+    run_log = new_log(local, shipper)
+    run_log.add(feed.take())
+    run_log.close()
+    assert 950_000 < feed.kept_bytes <= 1_000_000
+    assert len(whole(local)) <= feed.kept_bytes
 
 
 def test_nobody_can_write_a_line_that_passes_for_another_record(local: Services, shipper: Shipper) -> None:

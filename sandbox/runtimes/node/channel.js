@@ -22,6 +22,7 @@ const JOB_FD = 3;
 const CONTROL_FD = 4;
 const LOG_FD = 5;
 const LOG_RECORD_BYTES = 256 * 1024;
+const LAST_PIECE_BYTES = LOG_RECORD_BYTES - 4;
 const NOTHING = Buffer.alloc(0);
 
 let muted = false;
@@ -54,22 +55,35 @@ function send(type, header, data = NOTHING) {
   writeAll(CONTROL_FD, concat([start, head, data]));
 }
 
-/** Write one log line; a very long one becomes several records, cut between characters. */
-function sendLog(level, time, text) {
-  const bytes = bufferFrom(text, 'utf8');
+function sendRecord(level, time, bytes, from, to) {
+  const record = allocUnsafe(13 + to - from);
+  record.writeUInt32BE(9 + to - from, 0);
+  record.writeUInt8(level.charCodeAt(0), 4);
+  record.writeDoubleBE(time, 5);
+  bytes.copy(record, 13, from, to);
+  writeAll(LOG_FD, record);
+}
+
+/**
+ * Write all pieces of a long line but its last one, cut between characters; returns where that one begins.
+ * By their size sandbox/output.py knows that the line goes on.
+ */
+function sendPieces(level, time, bytes) {
   let from = 0;
-  do {
+  while (bytes.length - from > LAST_PIECE_BYTES) {
     let to = from + LOG_RECORD_BYTES;
     if (to >= bytes.length) to = bytes.length;
     else while ((bytes[to] & 0xc0) === 0x80) to -= 1;
-    const record = allocUnsafe(13 + to - from);
-    record.writeUInt32BE(9 + to - from, 0);
-    record.writeUInt8(level.charCodeAt(0), 4);
-    record.writeDoubleBE(time, 5);
-    bytes.copy(record, 13, from, to);
-    writeAll(LOG_FD, record);
+    sendRecord(level, time, bytes, from, to);
     from = to;
-  } while (from < bytes.length);
+  }
+  return from;
+}
+
+/** Write one log line; a very long one becomes several records. */
+function sendLog(level, time, text) {
+  const bytes = bufferFrom(text, 'utf8');
+  sendRecord(level, time, bytes, sendPieces(level, time, bytes), bytes.length);
 }
 
 function decode(body) {
@@ -127,4 +141,4 @@ function listen(socket, onFrame) {
   });
 }
 
-module.exports = { send, sendLog, waitForFrame, hold, letGo, mute };
+module.exports = { send, sendLog, sendPieces, waitForFrame, hold, letGo, mute };

@@ -5,12 +5,14 @@
 const { Console } = require('node:console');
 const { Writable } = require('node:stream');
 const { StringDecoder } = require('node:string_decoder');
-const { format } = require('node:util');
+const { format, inspect } = require('node:util');
 const channel = require('./channel.js');
 
 const now = Date.now;
 const byteLength = Buffer.byteLength;
-const LINE_OVERHEAD = 16; // As in sandbox/output.py.
+const bufferFrom = Buffer.from;
+const RECORD_BYTES = 33; // As in sandbox/output.py, which also counts line breaks and has the last word.
+const PARTIAL_CHARS = 256 * 1024;
 
 // The letters are sandbox/protocol.py's.
 const LEVELS = {
@@ -39,8 +41,21 @@ function line(level, text) {
     budget.dropped += text.length;
     return;
   }
-  budget.left -= byteLength(text) + LINE_OVERHEAD;
+  budget.left -= byteLength(text) + RECORD_BYTES;
   channel.sendLog(level, now(), text);
+}
+
+/** Writes the front of a line that goes on; returns the rest. */
+function pieces(level, text) {
+  if (budget === null) return '';
+  if (budget.left <= 0) {
+    budget.dropped += text.length;
+    return '';
+  }
+  const bytes = bufferFrom(text, 'utf8');
+  const sent = channel.sendPieces(level, now(), bytes);
+  budget.left -= sent;
+  return bytes.toString('utf8', sent);
 }
 
 function makeConsole() {
@@ -71,11 +86,12 @@ function makeStream(level) {
   const stream = new Writable({
     decodeStrings: true,
     write(chunk, _encoding, done) {
-      const rows = (partial + decoder.write(chunk)).split('\n');
+      const rows = decoder.write(chunk).split('\n');
+      rows[0] = partial + rows[0];
       partial = rows.pop();
-      // A writer that never breaks its line must not fill the heap.
-      if (partial.length > 65536) rows.push(partial), (partial = '');
       for (const row of rows) line(level, row);
+      // A writer that never breaks its line must not fill the heap.
+      if (partial.length >= PARTIAL_CHARS) partial = pieces(level, partial);
       done();
     },
   });
@@ -89,6 +105,8 @@ function makeStream(level) {
 
 /** Replace console, process.stdout and process.stderr. Returns {open, close}: the log of one run. */
 function install() {
+  // Half of a secret is not known as one: it is masked outside, and cut after that.
+  inspect.defaultOptions = { maxStringLength: Infinity };
   makeConsole();
   const streams = { stdout: makeStream('O'), stderr: makeStream('R') };
   for (const [name, stream] of Object.entries(streams)) {

@@ -3,6 +3,7 @@
 
 const { stringify } = JSON;
 const bufferFrom = Buffer.from;
+const REASON_CHARS = 272 * 1024; // As in errors.js: cut where it is masked.
 
 function bad(message) {
   return { kind: 'bad_result', name: 'BadResult', message };
@@ -11,7 +12,7 @@ function bad(message) {
 function reason(error) {
   try {
     if (error instanceof RangeError && /call stack/.test(error.message)) return 'it is nested too deeply';
-    return String(error.message).split('\n')[0].slice(0, 500);
+    return String(error.message).split('\n', 1)[0].slice(0, REASON_CHARS);
   } catch {
     return 'it can not be read';
   }
