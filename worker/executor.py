@@ -25,6 +25,7 @@ from millrace.models import Run
 from millrace.observability import context
 from millrace.runs import Ending
 from millrace.services import Services
+from millrace.vault import VaultError
 from sandbox.job import Abandoned, Job, Outcome, SandboxUnavailable, Sink
 from worker import endings, jobs
 from worker.jobs import Gathered
@@ -121,6 +122,10 @@ class Executor:
                 return self._run(gathered, attempt)
         except _NotBegun:
             raise
+        except VaultError as error:
+            # What it says of keys is the operator's, who reads the log, and no tenant's, who reads the run.
+            log.error("a secret does not open: %s", error)
+            raise _NotBegun("a secret of the script could not be opened.", may_pass=False) from error
         except PlatformError as error:
             may_pass = isinstance(error, Unavailable) and not isinstance(error, SourceMissing)
             raise _NotBegun(str(error), may_pass=may_pass) from error
