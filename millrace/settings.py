@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from redis.connection import parse_url as parse_redis_url
+
 
 class SettingError(Exception):
     """A setting has a wrong value; the message is one sentence that names it."""
@@ -53,7 +55,7 @@ class Settings:
             host=host,
             port=port,
             database_url=read.database("DATABASE_URL", f"sqlite:///{home}/millrace.db"),
-            redis_url=read.url("REDIS_URL", "", ("redis", "rediss", "unix")),
+            redis_url=read.redis("REDIS_URL", ""),
             s3_endpoint=read.url("S3_ENDPOINT", "", ("http", "https")),
             s3_access_key=read.text("S3_ACCESS_KEY", ""),
             s3_secret_key=read.text("S3_SECRET_KEY", ""),
@@ -63,7 +65,7 @@ class Settings:
             secret_keys=read.text("MILLRACE_SECRET_KEYS", ""),
             worker_processes=read.number("MILLRACE_WORKER_PROCESSES", max(1, cores // 2), 1, 256),
             worker_threads=read.number("MILLRACE_WORKER_THREADS", 8, 1, 256),
-            web_threads=read.number("MILLRACE_WEB_THREADS", 128, 2, 4096),
+            web_threads=read.number("MILLRACE_WEB_THREADS", 256, 2, 4096),
             sandbox_mode=read.choice("MILLRACE_SANDBOX_MODE", "strict", ("strict", "permissive")),
             run_log_mb=read.number("MILLRACE_RUN_LOG_MB", 100, 1, 1024),
             log_level=read.choice("MILLRACE_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
@@ -127,4 +129,15 @@ class _Reader:
         text = self.url(name, default, ("sqlite", "postgresql", "postgres"))
         if text.startswith("sqlite:") and not _SQLITE_FILE.match(text):
             raise SettingError(f"{name} is {text!r} but must name a file: sqlite:///relative or sqlite:////absolute.")
+        if text.startswith("postgres") and not urlsplit(text).path.strip("/"):
+            raise SettingError(f"{name} must name a database, as in postgresql://user:password@host:5432/name.")
+        return text
+
+    def redis(self, name: str, default: str) -> str:
+        text = self.url(name, default, ("redis", "rediss", "unix"))
+        try:
+            if text:
+                parse_redis_url(text)
+        except ValueError as error:
+            raise SettingError(f"{name} has an option that cannot be read: {str(error).rstrip('.')}.") from None
         return text

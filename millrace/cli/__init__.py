@@ -12,6 +12,7 @@ _COMMANDS = {
     "run": "millrace.cli.runs:run",
     "runs": "millrace.cli.runs:runs",
     "logs": "millrace.cli.runs:logs",
+    "cancel": "millrace.cli.runs:cancel",
     "events": "millrace.cli.events:events",
     "workspaces": "millrace.cli.admin:workspaces_group",
     "keys": "millrace.cli.admin:keys",

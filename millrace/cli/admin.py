@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import click
 import peewee
 
-from millrace import migrations, secrets, vault, wiring, workspaces
+from millrace import migrations, secrets, vault, workspaces
+from millrace.cli import stores
 from millrace.embedded import attach
 from millrace.errors import DomainError, PlatformError
 from millrace.services import Services
@@ -17,7 +18,7 @@ from millrace.settings import SettingError, Settings
 def operator() -> Iterator[Services]:
     """The services of this machine's settings, on a database that is up to date."""
     try:
-        wired = wiring.build(attach(Settings.from_env()))
+        wired = stores.build(attach(Settings.from_env()))
     except SettingError as error:
         raise click.ClickException(str(error)) from None
     try:

@@ -1,17 +1,15 @@
 """millrace check: does this machine have what Millrace needs?"""
 
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import click
 import peewee
-import redis
 
-from millrace import migrations, redis_client, wiring
+from millrace import migrations
+from millrace.cli import jail, stores
 from millrace.embedded import attach
-from millrace.errors import PlatformError
 from millrace.services import Services
 from millrace.settings import SettingError, Settings
 
@@ -30,7 +28,8 @@ def check() -> None:
     """Try the settings, every service, and every layer of the jail. Exits with 1 if something is wrong."""
     try:
         settings = attach(Settings.from_env())
-        wired = wiring.build(settings)
+        jail.check_settings()
+        wired = stores.build(settings)
     except SettingError as error:
         show(Finding("settings", "", str(error)))
         sys.exit(1)
@@ -41,8 +40,8 @@ def check() -> None:
         wired.close()
     for finding in findings:
         show(finding)
-    jail = subprocess.run([sys.executable, "-m", "sandbox.selftest"], check=False)
-    sys.exit(1 if jail.returncode or any(each.problem for each in findings) else 0)
+    holds = jail.self_test()
+    sys.exit(0 if holds and not any(each.problem for each in findings) else 1)
 
 
 def show(finding: Finding) -> None:
@@ -52,47 +51,42 @@ def show(finding: Finding) -> None:
 
 
 def _database(services: Services) -> Finding:
-    kind = services.settings.database_url.partition(":")[0]
     try:
+        kind = stores.database(services)
         with services.database.connection_context():
             missing = migrations.pending(services.database)
+    except stores.Unusable as error:
+        return Finding("database", "", str(error))
     except peewee.PeeweeException as error:
-        return Finding("database", "", f"{kind} does not answer: {error}. DATABASE_URL names it.")
+        return Finding("database", "", f"its migrations cannot be read: {error}. DATABASE_URL names it.")
     if missing:
         return Finding("database", "", f"{len(missing)} migrations are missing: `millrace migrate` applies them.")
     return Finding("database", f"{kind}, all migrations applied")
 
 
 def _redis(services: Services) -> Finding:
-    def version() -> str:
-        client = redis_client.connect(services.settings.redis_url)
-        try:
-            return str(client.info("server")["redis_version"])
-        finally:
-            client.close()
-
-    return _tried("redis", version, redis.RedisError, "REDIS_URL names it")
+    return _asked("redis", stores.queue, services)
 
 
 def _objects(services: Services) -> Finding:
-    def write_and_read() -> str:
-        key = f"checks/{services.new_id()}"
-        services.objects.put(key, b"millrace check")
-        intact = services.objects.get(key) == b"millrace check"
-        services.objects.delete([key])
-        if not intact:
-            raise PlatformError("what was written did not come back")
-        return f"{services.settings.s3_endpoint}, bucket {services.settings.s3_bucket}"
+    return _asked("objects", stores.objects, services)
 
-    return _tried("objects", write_and_read, PlatformError, "S3_ENDPOINT, S3_BUCKET and the S3 keys name it")
+
+def _asked(subject: str, question: Callable[[Services], str], services: Services) -> Finding:
+    try:
+        return Finding(subject, question(services))
+    except stores.Unusable as error:
+        return Finding(subject, "", str(error))
 
 
 def _keys(services: Services) -> Finding:
-    return Finding("keys", f"master keys {', '.join(services.keyring.ids)}, the first one seals")
-
-
-def _tried(subject: str, attempt: Callable[[], str], failure: type[Exception], hint: str) -> Finding:
+    held = f"master keys {', '.join(services.keyring.ids)}, the first one seals"
     try:
-        return Finding(subject, attempt())
-    except failure as error:
-        return Finding(subject, "", f"{error}. {hint}.")
+        with services.database.connection_context():
+            stores.check_keys(services)
+    except SettingError as error:
+        return Finding("keys", "", str(error))
+    except peewee.PeeweeException:
+        # What is wrong with the database stands in its own line.
+        return Finding("keys", f"{held}; not compared with those of the database")
+    return Finding("keys", held)

@@ -14,12 +14,21 @@ def migrate() -> None:
         settings = Settings.from_env()
     except SettingError as error:
         raise click.ClickException(str(error)) from None
-    pool = database.connect(settings.database_url)
     try:
-        applied = migrations.migrate(pool)
-    except peewee.PeeweeException as error:
-        kind = settings.database_url.partition(":")[0]
-        raise click.ClickException(f"{kind} cannot be migrated: {error}. DATABASE_URL names it.") from None
+        pool = database.connect(settings.database_url)
+    except OSError as error:
+        raise click.ClickException(f"DATABASE_URL names a file whose folder cannot be made: {error}.") from None
+    try:
+        applied = apply(pool, settings)
     finally:
         pool.close_all()  # type: ignore[attr-defined]  # a pool's method, and ours is always a pool
     click.echo("\n".join(applied) or "nothing to do")
+
+
+def apply(pool: peewee.Database, settings: Settings) -> list[str]:
+    """Apply what is pending. Returns the names; raises ClickException with what the database says."""
+    try:
+        return migrations.migrate(pool)
+    except peewee.PeeweeException as error:
+        kind, reason = settings.database_url.partition(":")[0], " ".join(str(error).split())
+        raise click.ClickException(f"{kind} cannot be migrated: {reason}. DATABASE_URL names it.") from None

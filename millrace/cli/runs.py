@@ -1,19 +1,24 @@
-"""millrace run, runs and logs"""
+"""millrace run, runs, logs and cancel"""
 
 import contextlib
 import json
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import httpx
 from rich.console import Console
-from rich.table import Table
 
-from millrace.cli.client import Client
+from millrace.cli.client import Client, Unreachable, path_of
+from millrace.cli.terminal import as_json, print_table, shown
 
 _GOOD = "completed"
+_OPEN = ("pending", "running")
+_INTERRUPTED = 130
+_LINES = "\n\t"
 
 
 @click.command()
@@ -27,33 +32,57 @@ def run(script_id: str, payload: str, detach: bool) -> None:
     """
     client = Client.from_environment()
     body = {"mode": "async", "trigger_type": "manual", "payload": read_payload(payload)}
-    run_id = client.call("POST", f"/scripts/{script_id}/execute", json=body)["run_id"]
+    run_id = client.call("POST", path_of("scripts", script_id, "execute"), json=body)["run_id"]
     if detach:
         click.echo(run_id)
         return
-    follow(client, script_id, run_id)
-    finished = client.call("GET", f"/scripts/{script_id}/runs/{run_id}")
-    if finished["status"] == _GOOD:
-        result = client.call("GET", f"/scripts/{script_id}/runs/{run_id}/result")
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
-        return
-    click.secho(f"{finished['status']}: {finished['error']}", fg="red", err=True)
+    path = path_of("scripts", script_id, "runs", run_id)
+    with _going_on(script_id, run_id):
+        follow(client, script_id, run_id)
+        finished = client.call("GET", path)
+        if finished["status"] == _GOOD:
+            click.echo(as_json(client.call("GET", f"{path}/result")))
+            return
+    click.secho(shown(f"{finished['status']}: {finished['error']}", keep="\n"), fg="red", err=True)
     sys.exit(1)
+
+
+@contextlib.contextmanager
+def _going_on(script_id: str, run_id: str) -> Iterator[None]:
+    """Whoever stops watching a run, or has to, is told that it goes on and how to get back to it."""
+    names = shlex.join((script_id, run_id))
+    hint = f"The run {run_id} goes on: `millrace logs -f {names}` follows it, `millrace cancel {names}` ends it."
+    try:
+        yield
+    except Unreachable as error:
+        raise click.ClickException(f"{error.message} {hint}") from None
+    except KeyboardInterrupt:
+        click.echo(f"\n{hint}", err=True)
+        sys.exit(_INTERRUPTED)
 
 
 def read_payload(text: str) -> Any:
     """The JSON of an argument, a file (@name) or standard input (-)."""
-    if text == "-":
-        text = sys.stdin.read()
-    elif text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except OSError as error:
-            raise click.ClickException(f"{text[1:]} cannot be read: {error.strerror}.") from None
+    where = "the payload"
     try:
-        return json.loads(text)
+        if text == "-":
+            text = sys.stdin.buffer.read().decode("utf-8-sig")
+        elif text.startswith("@"):
+            where = text[1:]
+            text = Path(where).read_text(encoding="utf-8-sig")
+        return json.loads(text, parse_constant=_no_json)
+    except OSError as error:
+        raise click.ClickException(f"{where} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise click.ClickException(f"{where} is not UTF-8 text.") from None
     except ValueError as error:
-        raise click.ClickException(f"the payload is not JSON: {error}.") from None
+        raise click.ClickException(f"{where} is not JSON: {error}.") from None
+    except RecursionError:
+        raise click.ClickException(f"{where} is nested too deeply.") from None
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")
 
 
 def follow(client: Client, script_id: str, run_id: str) -> None:
@@ -65,11 +94,9 @@ def follow(client: Client, script_id: str, run_id: str) -> None:
 
 def print_stream(client: Client, script_id: str, run_id: str, *, to_error: bool) -> None:
     """Every record of a run's log as it comes, until the run is over."""
-    for name, data in client.stream(f"/scripts/{script_id}/runs/{run_id}/logs/stream"):
+    for name, data in client.stream(path_of("scripts", script_id, "runs", run_id, "logs", "stream")):
         if name == "log":
-            click.echo(f"{data['time']} {data['level']:<6} {data['text']}", err=to_error)
-        elif name == "end":
-            return
+            click.echo(f"{data['time']} {data['level']:<6} {shown(data['text'], keep=_LINES)}", err=to_error)
 
 
 @click.command()
@@ -79,13 +106,14 @@ def print_stream(client: Client, script_id: str, run_id: str, *, to_error: bool)
 def runs(script_id: str | None, status: str | None, limit: int) -> None:
     """Show runs of the workspace or of one script, newest first."""
     query = {"script_id": script_id, "status": status}
-    table = Table("run", "script", "status", "trigger", "started", "ms", "error", box=None)
-    for each in Client.from_environment().pages(
+    found = Client.from_environment().pages(
         "/runs", "runs", limit, **{key: value for key, value in query.items() if value}
-    ):
-        table.add_row(each["id"], each["script_id"], each["status"], each["trigger_type"], each["started_at"] or "",
-                      str(each["duration_ms"] if each["duration_ms"] is not None else ""), (each["error"] or "")[:60])
-    Console().print(table)
+    )
+    print_table(("run", "script", "status", "trigger", "started", "ms", "error"), [
+        (each["id"], each["script_id"], each["status"], each["trigger_type"], each["started_at"] or "",
+         "" if each["duration_ms"] is None else str(each["duration_ms"]), each["error"] or "")
+        for each in found
+    ])  # fmt: skip
 
 
 @click.command()
@@ -96,15 +124,47 @@ def logs(script_id: str, run_id: str | None, following: bool) -> None:
     """Print the log of a run; of the script's latest run if none is named."""
     client = Client.from_environment()
     if run_id is None:
-        latest = next(client.pages(f"/scripts/{script_id}/runs", "runs", 1), None)
+        latest = next(client.pages(path_of("scripts", script_id, "runs"), "runs", 1), None)
         if latest is None:
-            raise click.ClickException(f"'{script_id}' has no runs yet.")
-        run_id = latest["id"]
+            raise click.ClickException(f"'{shown(script_id)}' has no runs yet.")
+        run_id = str(latest["id"])
     if following:
-        print_stream(client, script_id, run_id, to_error=False)
+        with _going_on(script_id, run_id):
+            print_stream(client, script_id, run_id, to_error=False)
         return
-    url = client.call("GET", f"/scripts/{script_id}/runs/{run_id}/logs")["url"]
-    with httpx.stream("GET", url, timeout=60) as response:
-        response.raise_for_status()
-        for chunk in response.iter_text():
-            click.echo(chunk, nl=False)
+    _download(_log_url(client, script_id, run_id), run_id)
+
+
+def _log_url(client: Client, script_id: str, run_id: str) -> str:
+    """Where the log of a run that is over can be had."""
+    path = path_of("scripts", script_id, "runs", run_id)
+    # Until then there is nothing to download, whatever the run has printed.
+    status = client.call("GET", path)["status"]
+    if status in _OPEN:
+        raise click.ClickException(
+            f"the run {run_id} is still {status}: `millrace logs -f {shlex.join((script_id, run_id))}` follows it."
+        )
+    return str(client.call("GET", f"{path}/logs")["url"])
+
+
+def _download(url: str, run_id: str) -> None:
+    try:
+        with httpx.stream("GET", url, timeout=60) as response:
+            if not response.is_success:
+                raise click.ClickException(
+                    f"the log of {run_id} cannot be downloaded: the object store answered {response.status_code}."
+                )
+            for chunk in response.iter_text():
+                click.echo(shown(chunk, keep=_LINES), nl=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = str(error) or type(error).__name__
+        raise click.ClickException(f"the log of {run_id} cannot be downloaded: {reason}.") from None
+
+
+@click.command()
+@click.argument("script_id")
+@click.argument("run_id")
+def cancel(script_id: str, run_id: str) -> None:
+    """Cancel a run: at once if it waits, within a second if it runs."""
+    Client.from_environment().call("POST", path_of("scripts", script_id, "runs", run_id, "cancel"))
+    click.echo(f"cancelled {run_id}")

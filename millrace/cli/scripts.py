@@ -3,14 +3,14 @@
 import base64
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from millrace.cli.client import Client
+from millrace.cli.client import Client, path_of
+from millrace.cli.terminal import print_table
 
 
 @click.group()
@@ -36,12 +36,12 @@ def push(path: Path, script_id: str | None, env_file: Path | None, schedule: str
         body["schedule"] = schedule
     client = Client.from_environment()
     name = body["id"]
-    existing = client.call("GET", f"/scripts/{name}", ok_missing=True)
+    existing = client.call("GET", path_of("scripts", name), ok_missing=True)
     if existing is None:
         script = client.call("POST", "/scripts", json=body)
     else:
         change = {key: value for key, value in body.items() if key not in ("id", "runtime")}
-        script = client.call("PUT", f"/scripts/{name}", json=change)
+        script = client.call("PUT", path_of("scripts", name), json=change)
     verb = "created" if existing is None else "updated"
     click.echo(f"{verb} {name}, version {script['script_version']}")
 
@@ -78,37 +78,55 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise click.ClickException(f"{path} is not UTF-8 text.") from None
 
 
+_EXPORT = re.compile(r"^export[ \t]+")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
+_QUOTED = re.compile(r"""(["'])(.*?)\1(?:\s+#.*)?""")
+_COMMENT = re.compile(r"\s#.*")
+
+
 def read_env(text: str) -> dict[str, str]:
-    """NAME=value lines; blank lines, comments and a leading `export` are passed over, outer quotes are removed."""
+    """NAME=value lines, as dotenv reads them; raises ClickException with the number of a line that is not one.
+
+    Blank lines, comments and a leading `export` are passed over. A blank and # begin a comment, but not within quotes,
+    which are removed.
+    """
     values: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = line.strip().removeprefix("export ")
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        line = _EXPORT.sub("", line.strip(), count=1)
         if not line or line.startswith("#"):
             continue
         name, equals, value = line.partition("=")
-        if not equals:
+        # What stands there may be a part of a secret, so it is not repeated.
+        if not equals or not _NAME.fullmatch(name.strip()):
             raise click.ClickException(f"line {number} of the secrets file is not NAME=value.")
-        value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-            value = value[1:-1]
-        values[name.strip()] = value
+        values[name.strip()] = _env_value(value, number)
     return values
+
+
+def _env_value(text: str, number: int) -> str:
+    value = text.strip()
+    if value[:1] not in ('"', "'"):
+        return _COMMENT.sub("", text).strip()
+    quoted = _QUOTED.fullmatch(value)
+    if quoted is None:
+        raise click.ClickException(f"line {number} of the secrets file has a quote that is not closed in that line.")
+    return quoted[2]
 
 
 @scripts.command("list")
 @click.option("--limit", default=100, show_default=True)
 def list_(limit: int) -> None:
     """Show the workspace's scripts, newest first."""
-    table = Table("id", "version", "status", "schedule", "updated", box=None)
-    for each in Client.from_environment().pages("/scripts", "scripts", limit):
-        table.add_row(each["id"], str(each["script_version"]), each["status"], each["schedule"] or "",
-                      each["updated_at"])
-    Console().print(table)
+    found = Client.from_environment().pages("/scripts", "scripts", limit)
+    print_table(("id", "version", "status", "updated", "schedule"), [
+        (each["id"], str(each["script_version"]), each["status"], each["updated_at"], each["schedule"] or "")
+        for each in found
+    ])  # fmt: skip
 
 
 @scripts.command("delete")
@@ -118,5 +136,5 @@ def delete(script_id: str, yes: bool) -> None:
     """Delete a script with its runs and logs."""
     if not yes:
         click.confirm(f"Delete '{script_id}' with all its runs and logs?", abort=True)
-    Client.from_environment().call("DELETE", f"/scripts/{script_id}")
+    Client.from_environment().call("DELETE", path_of("scripts", script_id))
     click.echo(f"deleted {script_id}")

@@ -17,8 +17,8 @@ from typing import Any
 import click
 
 import millrace
-from millrace import migrations, processes, supervisor, wiring, workspaces
-from millrace.cli import welcome
+from millrace import processes, supervisor, workspaces
+from millrace.cli import jail, migrate, stores, welcome
 from millrace.embedded import EmbeddedError, attach, home
 from millrace.errors import Conflict
 from millrace.services import Services
@@ -38,10 +38,12 @@ class WrongSetting(click.ClickException):
 def up() -> None:
     """Start Millrace: embedded servers, migrations, and every process of the Procfile.
 
-    Exits with 0 after Ctrl-C or SIGTERM, 2 when a setting is wrong, 1 when something else fails.
+    Exits with 0 after Ctrl-C or SIGTERM, 2 when a setting is wrong or names a server that cannot be used, 1 when
+    something else fails.
     """
     try:
         settings = Settings.from_env()
+        jail.check_settings()
         root = project_root()
         lines = supervisor.parse_procfile((root / "Procfile").read_text(encoding="utf-8"))
         with ExitStack() as stack:
@@ -97,10 +99,11 @@ def check_port(settings: Settings) -> None:
 
 
 def prepare(settings: Settings, stack: ExitStack) -> tuple[Settings, dict[str, Any], bool]:
-    """Start what is embedded, migrate, and make the first workspace.
+    """Start what is embedded, see that the rest can be used, migrate, and make the first workspace.
 
-    Returns complete settings, the credentials, and whether this is the home's first start.
+    Returns complete settings, the credentials, and whether this is the home's first start. Raises SettingError.
     """
+    chosen = settings
     path = settings.home / "credentials.json"
     first = not path.exists()
     home.ensure_keys(settings, first_start=first)
@@ -108,15 +111,17 @@ def prepare(settings: Settings, stack: ExitStack) -> tuple[Settings, dict[str, A
         stack.enter_context(server)
         click.echo(f"{server.name} listens on 127.0.0.1:{server.port}")
     settings = attach(settings)
-    wired = wiring.build(settings)
+    wired = stores.build(settings)
     with contextlib.closing(wired):
-        applied = migrations.migrate(wired.services.database)
+        stores.wait_for_own(chosen, wired.services)
+        applied = migrate.apply(wired.services.database, settings)
         if applied:
             click.echo(f"migrated: {', '.join(applied)}")
         database = settings.home / "millrace.db"
         if database.exists():
             database.chmod(0o600)
         with wired.services.database.connection_context():
+            stores.check_keys(wired.services)
             credentials = credentials_of(wired.services, path, first)
     return settings, credentials, first
 

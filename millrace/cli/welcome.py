@@ -12,6 +12,7 @@ import httpx
 
 from millrace.cli.client import Client
 from millrace.cli.scripts import describe
+from millrace.cli.terminal import shown
 
 READY_TIMEOUT_S = 120.0
 SELF_CHECK = "hello"
@@ -83,14 +84,14 @@ def self_check(client: Client, clock: Callable[[], float] = time.perf_counter) -
     if answer.get("status") != "completed":
         raise NotWorking(f"the script '{SELF_CHECK}' did not complete: {json.dumps(answer)[:2000]}")
     # `hello` may have been changed since, and then may say anything.
-    result = json.dumps(answer.get("result"), ensure_ascii=False)[:2000]
+    result = shown(json.dumps(answer.get("result"), ensure_ascii=False)[:2000])
     url = client.call("GET", f"/scripts/{SELF_CHECK}/runs/{answer['run_id']}/logs")["url"]
     try:
         log = httpx.get(url, timeout=10)
         log.raise_for_status()
     except httpx.HTTPError as error:
         raise NotWorking(f"the log of '{SELF_CHECK}' could not be read: {error}") from None
-    lines = "\n".join(f"    {line}" for line in log.text.strip().splitlines()[:20])
+    lines = "\n".join(f"    {shown(line)}" for line in log.text.strip().splitlines()[:20])
     return f"self-check: {SELF_CHECK} ran in {elapsed_ms:.1f} ms\n  result {result}\n  log\n{lines}"
 
 

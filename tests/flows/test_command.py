@@ -1,11 +1,14 @@
 """The `millrace` command against a whole Millrace."""
 
 import json
+import os
 import re
+import signal
+import subprocess
 import threading
 from pathlib import Path
 
-from tests.platform import Platform
+from tests.platform import Platform, wait_until
 
 LARGE = "exports.handler = async () => ({ value: 'x'.repeat(100000) });"
 LOGGING = "exports.handler = async (p) => { console.log('one'); console.warn('two'); return p.list || 7; };"
@@ -85,11 +88,47 @@ def test_logs_prints_a_finished_log_and_follows_a_running_one(platform: Platform
     assert [line.split(maxsplit=2)[2] for line in platform.command("logs", name).stdout.splitlines()] == expected
 
 
+def test_logs_of_a_running_script_says_that_it_runs_and_cancel_ends_it(platform: Platform, tmp_path: Path) -> None:
+    endless = "exports.handler = async () => { console.log('begun'); await new Promise((r) => setTimeout(r, 25000)); };"
+    name = pushed(platform, tmp_path, "cmd-endless", endless)
+    run_id = platform.command("run", name, "--async").stdout.strip()
+    done = platform.command("logs", name)
+    assert done.returncode == 1
+    assert re.search(rf"the run {run_id} is still \w+: `millrace logs -f {name} {run_id}` follows it", done.stderr)
+    assert platform.command("cancel", name, run_id).stdout == f"cancelled {run_id}\n"
+    followed = platform.command("logs", "-f", name, run_id)
+    assert followed.returncode == 0, followed.stderr
+    assert "cancelled" in platform.command("runs", name).stdout
+    late = platform.command("cancel", name, run_id)
+    assert late.returncode == 1 and "CONFLICT" in late.stderr
+
+
+def test_a_follower_goes_on_when_web_dies_and_starts_again(platform: Platform, tmp_path: Path) -> None:
+    name = pushed(platform, tmp_path, "cmd-lasting", SLOW.replace("i < 8", "i < 24"))
+    following: list[subprocess.CompletedProcess[str]] = []
+    thread = threading.Thread(target=lambda: following.append(platform.command("run", name)))
+    thread.start()
+    wait_until(lambda: "running" in platform.command("runs", name).stdout, 30)
+    os.kill(web_of(platform), signal.SIGKILL)
+    thread.join(60)
+    done = following[0]
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == "done"
+    assert re.findall(r"tick (\d+)", done.stderr) == [str(n) for n in range(24)]
+
+
+def web_of(platform: Platform) -> int:
+    """The process that answers people."""
+    children = Path(f"/proc/{platform.process.pid}/task/{platform.process.pid}/children").read_text().split()
+    return next(int(pid) for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0-m\0web\0"))
+
+
 def test_list_runs_and_delete_work_on_what_is_there(platform: Platform, tmp_path: Path) -> None:
     name = pushed(platform, tmp_path, "cmd-gone", LOGGING)
     assert platform.command("run", name).returncode == 0
     assert name in platform.command("scripts", "list").stdout
-    assert "completed" in platform.command("runs", name).stdout
+    row = platform.command("runs", name).stdout.splitlines()[1]
+    assert re.match(rf"[0-9a-f]{{8}}-[0-9a-f-]{{27}} +{name} +completed ", row)
     assert platform.command("scripts", "delete", name, "--yes").returncode == 0
     done = platform.command("run", name)
     assert done.returncode == 1

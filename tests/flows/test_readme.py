@@ -27,26 +27,35 @@ def test_a_stranger_can_follow_the_readme(platform: Platform, tmp_path: Path) ->
     for name in ("python", "millrace"):
         (folder / ".venv" / "bin" / name).symlink_to(Path(sys.executable).parent / name)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
-    marked = [f"printf '\\n--- {number}\\n'\n{block}" for number, block in enumerate(blocks()[2:])]
-    script = "\n".join(["set -euo pipefail", *marked])
 
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False
-    )
+    def told(*chosen: str) -> list[str]:
+        """What each of these blocks prints, run one after the other in one shell."""
+        script = "\n".join(["set -euo pipefail", *(f"printf '\\n--- block\\n'\n{each}" for each in chosen)])
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return re.split(r"^--- block\n", done.stdout.replace('": ', '":'), flags=re.MULTILINE)[1:]
 
-    parts = re.split(r"^--- \d+\n", done.stdout.replace('": ', '":'), flags=re.MULTILINE)[1:]
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    created, executed, polled, triggered, commanded = parts[1:]
+    names, *steps, removal, commands = blocks()[2:]
+    _, created, executed, polled, triggered, commanded = told(names, *steps, commands)
     assert '"script_version":1' in created and '"status":"active"' in created
     assert '"status":"completed"' in executed and '"sum":5' in executed
     assert '"status":"completed"' in polled and '"sum":23' in polled and "INFO   adding" in polled
-    assert '"event_id"' in triggered and '"rate(1 minute)"' in triggered
+    assert '"event_id"' in triggered and '"rate(1 minute)"' in triggered and '"sum":2' in triggered
     assert "created report, version 1" in commanded or "updated report" in commanded
     assert '"kinds":1' in commanded
 
     with platform.client() as client:
-        def kinds() -> set[str]:
-            return {each["trigger_type"] for each in client.get("/scripts/adder/runs").json()["runs"]}
+        def sums() -> set[tuple[str, int | None]]:
+            """How each run of the script was started, and what it added up."""
+            runs = client.get("/scripts/adder/runs").json()["runs"]
+            found = [client.get(f"/scripts/adder/runs/{each['id']}").json() for each in runs]
+            return {(each["trigger_type"], (each["result_summary"] or {}).get("sum")) for each in found}
 
-        # Its schedule, an event, a webhook and the two calls have all started the script.
-        wait_until(lambda: {"manual", "http", "event", "scheduled"} <= kinds(), 90)
+        # The two calls, the webhook, the event of each client, and the schedule, which gives no numbers.
+        expected = {("manual", 5), ("manual", 23), ("http", 2), ("event", 7), ("event", 9), ("scheduled", 0)}
+        wait_until(lambda: expected <= sums(), 90)
+        assert sums() == expected
+        told(names, removal)
+        assert client.get("/scripts/adder").json()["schedule"] is None

@@ -47,7 +47,7 @@ def test_an_empty_environment_means_this_machine_and_everything_embedded(
         "database_url": f"sqlite:///{tmp_path}/var/millrace.db", "redis_url": "",
         "s3_endpoint": "", "s3_access_key": "", "s3_secret_key": "", "s3_bucket": "millrace", "s3_region": "us-east-1",
         "s3_public_endpoint": "", "secret_keys": "",
-        "worker_processes": max(1, (os.cpu_count() or 1) // 2), "worker_threads": 8, "web_threads": 128,
+        "worker_processes": max(1, (os.cpu_count() or 1) // 2), "worker_threads": 8, "web_threads": 256,
         "sandbox_mode": "strict", "run_log_mb": 100, "log_level": "info", "public_url": "", "trusted_proxies": 0,
     }  # fmt: skip
     assert list(tmp_path.iterdir()) == []
@@ -154,6 +154,20 @@ def test_a_sqlite_url_names_a_file(value: str) -> None:
     assert refusal(DATABASE_URL=value) == (
         f"DATABASE_URL is {value!r} but must name a file: sqlite:///relative or sqlite:////absolute."
     )
+
+
+@pytest.mark.parametrize("value", ["postgresql://", f"postgresql://me:{SECRET}@db:5432", "postgres://db/", "postgres:///"])
+def test_a_postgresql_url_names_a_database_and_the_refusal_does_not_show_its_password(value: str) -> None:
+    assert refusal(DATABASE_URL=value) == (
+        "DATABASE_URL must name a database, as in postgresql://user:password@host:5432/name."
+    )
+
+
+def test_an_option_of_a_redis_url_that_cannot_be_read_is_refused_without_the_password() -> None:
+    sentence = refusal(REDIS_URL=f"redis://:{SECRET}@cache:6379/?socket_timeout=long")
+
+    assert sentence.startswith("REDIS_URL has an option that cannot be read") and "socket_timeout" in sentence
+    assert SECRET not in sentence
 
 
 def test_secrets_do_not_show_when_settings_are_printed() -> None:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,12 +18,15 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from millrace import workspaces
-from millrace.cli import up, welcome
+from millrace import vault, workspaces
+from millrace.cli import check, stores, up, welcome
 from millrace.cli.client import Client
+from millrace.embedded import ValkeyServer
 from millrace.errors import Denied
+from millrace.objects import S3Objects
 from millrace.services import Services
 from millrace.settings import Settings
+from millrace.vault import Keyring
 
 ROOT = Path(__file__).parents[2]
 PREFIXES = ("MILLRACE_", "S3_", "DATABASE_", "REDIS_")
@@ -32,8 +36,13 @@ OWN_SERVERS = {"REDIS_URL": "redis://127.0.0.1:1", "S3_ENDPOINT": "http://127.0.
 
 def start(home: Path, **environ: str) -> Result:
     """`millrace up` in this process, for starts that are refused before a child is started."""
+    return invoke(up.up, home, **environ)
+
+
+def invoke(command: click.Command, home: Path, **environ: str) -> Result:
+    """A command in this process, with no other setting than these."""
     without = {name: None for name in os.environ if name.startswith(PREFIXES)}
-    return CliRunner().invoke(up.up, env=without | {"MILLRACE_HOME": str(home)} | environ)
+    return CliRunner().invoke(command, env=without | {"MILLRACE_HOME": str(home)} | environ)
 
 
 def free_port() -> str:
@@ -47,7 +56,12 @@ def free_port() -> str:
     ({"MILLRACE_HOST": "no.such.host.invalid"}, "MILLRACE_HOST"),
     ({"MILLRACE_SANDBOX_MODE": "off"}, "MILLRACE_SANDBOX_MODE is 'off'"),
     ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "postgresql://"}, "DATABASE_URL must name a database"),
+    ({"DATABASE_URL": "sqlite:////proc/none/m.db"}, "DATABASE_URL names a file whose folder cannot be made"),
     ({"REDIS_URL": "amqp://x"}, "REDIS_URL"),
+    ({"REDIS_URL": "redis://x/?db=two"}, "REDIS_URL has an option that cannot be read"),
+    ({"MILLRACE_EGRESS_ALLOW": "10.0.0.0/99"}, "MILLRACE_EGRESS_ALLOW has a wrong part, '10.0.0.0/99'"),
+    ({"MILLRACE_WARM_JAILS": "abc"}, "MILLRACE_WARM_JAILS is 'abc'"),
     (OWN_SERVERS | {"S3_ACCESS_KEY": ""}, "S3_ACCESS_KEY is not set"),
     (OWN_SERVERS | {"S3_ENDPOINT": "http://127.0.0.1:1/path"}, "S3_ENDPOINT must be"),
     (OWN_SERVERS | {"S3_BUCKET": "No Bucket"}, "S3_BUCKET is 'No Bucket'"),
@@ -62,6 +76,102 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "credentials.json").exists()
+
+
+@pytest.fixture
+def own_servers(redis_url: str, objects: S3Objects) -> dict[str, str]:
+    """The settings of an operator who has a Redis and an object store."""
+    return {"REDIS_URL": redis_url, "S3_ENDPOINT": objects.endpoint.geturl(), "S3_BUCKET": objects.bucket,
+            "S3_ACCESS_KEY": objects.access_key, "S3_SECRET_KEY": objects.secret_key}
+
+
+@pytest.mark.parametrize("wrong, sentence", [
+    ({"DATABASE_URL": "postgresql://me:pa55word@127.0.0.1:1/db"}, "DATABASE_URL names a database that cannot be used"),
+    ({"REDIS_URL": "redis://:pa55word@127.0.0.1:1/0"}, "REDIS_URL names a server that cannot be used"),
+    ({"REDIS_URL": "redis://:pa55word@127.0.0.1:1/0?colour=red"}, "REDIS_URL names a server that cannot be used"),
+    ({"S3_ENDPOINT": "http://127.0.0.1:1"}, "S3_ENDPOINT is http://127.0.0.1:1, which does not answer"),
+    ({"S3_SECRET_KEY": "pa55word"}, "S3_SECRET_KEY name a store that cannot be used"),
+])  # fmt: skip
+def test_a_server_of_the_operator_that_cannot_be_used_stops_the_start_soon_and_without_its_password(
+    own_servers: dict[str, str], wrong: dict[str, str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(up, "watch", lambda *_: pytest.fail("the processes were started"))
+    begun = time.monotonic()
+
+    done = start(tmp_path, **(own_servers | {"MILLRACE_PORT": free_port()} | wrong))
+
+    assert done.exit_code == 2, done.output
+    assert sentence in done.stderr and "pa55word" not in done.output
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert time.monotonic() - begun < 5
+    assert not (tmp_path / "credentials.json").exists()
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_longer_than_the_patience(
+    own_servers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "PATIENCE_S", 0.5)
+    begun = time.monotonic()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = start(tmp_path, **(own_servers | {"MILLRACE_PORT": free_port(), "S3_ENDPOINT": endpoint}))
+
+    assert done.exit_code == 2
+    assert done.stderr == "Error: S3_ENDPOINT names a server that did not answer within 0.5 s.\n"
+    assert time.monotonic() - begun < 5
+
+
+def test_a_server_that_is_still_starting_is_waited_for(
+    own_servers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "watch", lambda *_: 0)
+    with ValkeyServer(tmp_path / "valkey", durable=False) as late:
+        pass
+    over = threading.Event()
+
+    def start_later() -> None:
+        time.sleep(1.5)
+        with late:  # a server ends with the thread that started it
+            over.wait(60)
+
+    thread = threading.Thread(target=start_later)
+    thread.start()
+    done = start(tmp_path / "home", **(own_servers | {"MILLRACE_PORT": free_port(), "REDIS_URL": late.url}))
+    over.set()
+    thread.join()
+
+    assert done.exit_code == 0, done.output
+
+
+def test_master_keys_that_do_not_open_what_is_stored_stop_the_start_and_fail_the_check(
+    own_servers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "watch", lambda *_: 0)
+    first, second = vault.new_master_key(), vault.new_master_key()
+    held, lacking = Keyring.parse(second).ids[0], Keyring.parse(first).ids[0]
+    environ = own_servers | {"MILLRACE_PORT": free_port()}
+    assert start(tmp_path, **environ, MILLRACE_SECRET_KEYS=first).exit_code == 0
+
+    refused = start(tmp_path, **environ, MILLRACE_SECRET_KEYS=second)
+    found = invoke(check.check, tmp_path, **environ, MILLRACE_SECRET_KEYS=second)
+
+    sentence = (f"MILLRACE_SECRET_KEYS lacks the master key {lacking}, which alone opens the secrets of workspace "
+                f"'default'; it holds {held}.\n")
+    assert refused.exit_code == 2
+    assert refused.stderr == f"Error: {sentence}"
+    assert found.exit_code == 1 and f"FAILS {sentence}" in found.stdout
+    assert start(tmp_path, **environ, MILLRACE_SECRET_KEYS=f"{second},{first}").exit_code == 0
+
+
+@pytest.mark.parametrize("wrong", [{"MILLRACE_EGRESS_ALLOW": "10.0.0.0/99"}, {"MILLRACE_WARM_JAILS": "abc"}])
+def test_the_check_finds_the_settings_of_the_sandbox_that_stop_a_start(wrong: dict[str, str], tmp_path: Path) -> None:
+    done = invoke(check.check, tmp_path, **(OWN_SERVERS | {"MILLRACE_SECRET_KEYS": vault.new_master_key()} | wrong))
+
+    assert done.exit_code == 1
+    assert done.stdout.startswith(f"settings     FAILS {next(iter(wrong))}") and done.stdout.count("\n") == 1
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
@@ -201,15 +311,16 @@ def api() -> Iterator[FakeApi]:
 
 def test_the_self_check_shows_result_log_and_milliseconds(api: FakeApi) -> None:
     api.answers = {
-        "POST /scripts/hello/execute": (200, {"run_id": "r1", "status": "completed", "result": ["Hi ü"]}),
+        "POST /scripts/hello/execute": (200, {"run_id": "r1", "status": "completed", "result": ["Hi ü", "\x9b2J"]}),
         "GET /scripts/hello/runs/r1/logs": (200, {"url": f"{api.url}/the-log"}),
-        "GET /the-log": (200, "one\ntwo\n"),
+        "GET /the-log": (200, "one\ntwo\x1b[2J\n"),
     }
 
     text = welcome.self_check(Client(api.url, "w", "k"))
 
-    assert 'result ["Hi ü"]' in text
+    assert 'result ["Hi ü", ' in text
     assert "    one\n    two" in text
+    assert not set(text) & set("\x1b\x9b")  # whatever the script says, it does not steer the terminal
     assert " ms" in text
 
 
