@@ -5,11 +5,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from millrace import jsontext, metrics, patterns
+from millrace import jsontext, metrics, paging, patterns
 from millrace.compiled import Compiled, place
 from millrace.database import transaction
 from millrace.errors import Invalid, NotFound, TooLarge
 from millrace.models import Event, Script, Subscription
+from millrace.paging import Position
 from millrace.services import Services
 
 MAX_DEPTH = 10  # events that may follow from each other before a loop is assumed
@@ -177,24 +178,18 @@ def unrouted(before: int, limit: int = 200, *, ahead: int | None = None) -> list
 
 
 def page(
-    workspace_id: str, before: tuple[int, str] | None, size: int, *, name: str | None = None, outcome: str | None = None
-) -> tuple[list[Event], tuple[int, str] | None]:
-    """Events, newest first, and where the next page begins (created_at, id); of one name and outcome if these are
-    given."""
+    workspace_id: str, before: Position | None, size: int, *, name: str | None = None, outcome: str | None = None
+) -> tuple[list[Event], Position | None]:
+    """Events, newest first, and where the next page begins; of one name and outcome if these are given."""
     query = Event.select().where(Event.workspace == workspace_id)
     if name is not None:
         query = query.where(Event.name == name)
     if outcome is not None:
         query = query.where(Event.outcome == outcome)
     if before is not None:
-        created_at, event_id = before
-        query = query.where(
-            (Event.created_at < created_at) | ((Event.created_at == created_at) & (Event.id < event_id))
-        )
+        query = query.where(paging.older(Event.created_at, Event.id, before))
     rows = list(query.order_by(Event.created_at.desc(), Event.id.desc()).limit(size + 1))
-    more = len(rows) > size
-    rows = rows[:size]
-    return rows, (rows[-1].created_at, rows[-1].id) if more else None
+    return paging.cut(rows, size, lambda event: (event.created_at, event.id))
 
 
 def find(workspace_id: str, event_id: str) -> Event:

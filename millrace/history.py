@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import peewee
 
+from millrace import paging
 from millrace.models import Run, Script
 from millrace.models.run import CANCELLED, FAILED, FINAL, TIMED_OUT
 from millrace.models.script import DELETED
+from millrace.paging import Position
 
 # A page shows no input and no result, which may have 64 KiB each.
 _LISTED = tuple(field for field in Run._meta.sorted_fields if field.name not in ("payload", "result"))
@@ -28,24 +30,25 @@ class Filter:
 
 
 def page(
-    workspace_id: str, wanted: Filter, before: tuple[int, str] | None, size: int
-) -> tuple[list[Run], tuple[int, str] | None]:
-    """Runs with their scripts, newest first, and where the next page begins (created_at, id)."""
+    workspace_id: str, wanted: Filter, before: Position | None, size: int
+) -> tuple[list[Run], Position | None]:
+    """Runs with their scripts, newest first, and where the next page begins."""
     # A query for each state and trigger, so that the database reads just these from an index, in order.
     parts = [
         list(_query(workspace_id, wanted, status, trigger, before).limit(size + 1))
         for status in wanted.statuses or (None,)
         for trigger in wanted.triggers or (None,)
     ]
-    merged = heapq.merge(*parts, key=lambda run: (run.created_at, run.id), reverse=True)
-    rows = list(itertools.islice(merged, size + 1))
-    more = len(rows) > size
-    rows = rows[:size]
-    return rows, (rows[-1].created_at, rows[-1].id) if more else None
+    rows = list(itertools.islice(heapq.merge(*parts, key=_position, reverse=True), size + 1))
+    return paging.cut(rows, size, _position)
+
+
+def _position(run: Run) -> Position:
+    return run.created_at, run.id
 
 
 def _query(
-    workspace_id: str, wanted: Filter, status: str | None, trigger: str | None, before: tuple[int, str] | None
+    workspace_id: str, wanted: Filter, status: str | None, trigger: str | None, before: Position | None
 ) -> "peewee.ModelSelect[Run]":
     query = Run.select(*_LISTED, Script).join(Script).where(Script.status != DELETED)
     is_open = status is not None and status not in FINAL
@@ -63,8 +66,7 @@ def _query(
     if wanted.until is not None:
         query = query.where(Run.created_at < wanted.until)
     if before is not None:
-        created_at, run_id = before
-        query = query.where((Run.created_at < created_at) | ((Run.created_at == created_at) & (Run.id < run_id)))
+        query = query.where(paging.older(Run.created_at, Run.id, before))
     return query.order_by(Run.created_at.desc(), Run.id.desc())
 
 

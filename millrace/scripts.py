@@ -8,12 +8,13 @@ from typing import Any
 
 import peewee
 
-from millrace import diffs, events, objects, runs, schedules, secrets, triggers
+from millrace import diffs, events, objects, paging, runs, schedules, secrets, triggers
 from millrace.compiled import Row, place
 from millrace.database import UNREACHABLE, transaction
 from millrace.errors import Conflict, Invalid, NotFound, TooLarge
 from millrace.models import Script, Version
 from millrace.models.script import DELETED
+from millrace.paging import Position
 from millrace.services import Services
 from millrace.triggers import Triggers
 
@@ -198,18 +199,13 @@ def not_found(slug: str) -> NotFound:
     return NotFound(f"There is no script '{slug}'.")
 
 
-def page(workspace_id: str, before: tuple[int, str] | None, size: int) -> tuple[list[Script], tuple[int, str] | None]:
-    """Scripts, newest first, and where the next page begins (created_at, uuid)."""
+def page(workspace_id: str, before: Position | None, size: int) -> tuple[list[Script], Position | None]:
+    """Scripts, newest first, and where the next page begins."""
     query = Script.select().where(Script.workspace == workspace_id, Script.status != DELETED)
     if before is not None:
-        created_at, uuid = before
-        query = query.where(
-            (Script.created_at < created_at) | ((Script.created_at == created_at) & (Script.uuid < uuid))
-        )
+        query = query.where(paging.older(Script.created_at, Script.uuid, before))
     rows = list(query.order_by(Script.created_at.desc(), Script.uuid.desc()).limit(size + 1))
-    more = len(rows) > size
-    rows = rows[:size]
-    return rows, (rows[-1].created_at, rows[-1].uuid) if more else None
+    return paging.cut(rows, size, lambda script: (script.created_at, script.uuid))
 
 
 def version(script: Script, number: int) -> Version:

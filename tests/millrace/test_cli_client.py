@@ -5,10 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from millrace.cli import client, main, scripts, terminal
+from tests.fake_api import FakeApi
 
 RUN = "01998f2e-7c1d-7d30-9a55-3f1f6f0f3a10"
 BRACKETS = "[/bold] oops [red]x"
 STEERING = "\x1b[2Jgone\x9b1m\u202e\r\nnext"
 HINT = f"The run {RUN} goes on: `millrace logs -f s {RUN}` follows it, `millrace cancel s {RUN}` ends it."
-
-
-class Web(ThreadingHTTPServer):
-    """Answers with (status, JSON) by "METHOD path"; a list of answers is given one by one, the last one for ever.
-
-    Bytes are sent as they stand, and then the connection is cut.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers: dict[str, Any] = {}
-        self.asked: list[tuple[str, str | None]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Web
-
-    def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        asked = f"{self.command} {self.path.partition('?')[0].removeprefix('/v1/scripting')}"
-        self.server.asked.append((asked, self.headers.get("Last-Event-ID")))
-        answer = self.server.answers.get(asked, (404, {"error": {"code": "NOT_FOUND", "message": f"no {asked}"}}))
-        if isinstance(answer, list):
-            answer = answer.pop(0) if len(answer) > 1 else answer[0]
-        if isinstance(answer, bytes):
-            self.wfile.write(answer)
-            return
-        status, body = answer
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(body.encode() if isinstance(body, str) else json.dumps(body).encode())
-
-    do_POST = do_DELETE = do_GET
-
-    def log_message(self, *_: object) -> None:
-        """Not to the test's output."""
-
-
-@pytest.fixture
-def web() -> Iterator[Web]:
-    server = Web()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -84,15 +31,15 @@ def settings(url: str) -> dict[str, str]:
     return {"MILLRACE_URL": url, "MILLRACE_WORKSPACE": "w", "MILLRACE_API_KEY": "mr_key"}
 
 
-def command(web: Web, *arguments: str, stdin: bytes = b"", **environ: str) -> Result:
-    done = CliRunner().invoke(main, arguments, input=stdin, env=settings(web.url) | environ)
+def command(api: FakeApi, *arguments: str, stdin: bytes = b"", **environ: str) -> Result:
+    done = CliRunner().invoke(main, arguments, input=stdin, env=settings(api.url) | environ)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done
 
 
-def sentence(web: Web, *arguments: str, stdin: bytes = b"", **environ: str) -> str:
+def sentence(api: FakeApi, *arguments: str, stdin: bytes = b"", **environ: str) -> str:
     """What a command says that fails, which is one line."""
-    done = command(web, *arguments, stdin=stdin, **environ)
+    done = command(api, *arguments, stdin=stdin, **environ)
     assert done.exit_code == 1
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1, done.stderr
     return done.stderr.removeprefix("Error: ").strip()
@@ -117,21 +64,21 @@ def line(seq: int, text: str) -> tuple[str, dict[str, Any]]:
 STREAM = f"GET /scripts/s/runs/{RUN}/logs/stream"
 
 
-def test_brackets_of_an_error_are_shown_as_they_are(web: Web) -> None:
-    web.answers["GET /runs"] = (200, {"runs": [run_of(error=BRACKETS)], "next_cursor": None})
+def test_brackets_of_an_error_are_shown_as_they_are(api: FakeApi) -> None:
+    api.answers["GET /runs"] = (200, {"runs": [run_of(error=BRACKETS)], "next_cursor": None})
 
-    assert BRACKETS in command(web, "runs").stdout
+    assert BRACKETS in command(api, "runs").stdout
 
 
-def test_no_text_of_the_api_can_steer_the_terminal(web: Web) -> None:
+def test_no_text_of_the_api_can_steer_the_terminal(api: FakeApi) -> None:
     steered = run_of(error=STEERING, script_id=STEERING, trigger_type=STEERING)
     script = {"id": STEERING, "script_version": 1, "status": "active", "schedule": STEERING, "updated_at": "now"}
-    web.answers = {
+    api.answers = {
         "GET /runs": (200, {"runs": [steered], "next_cursor": None}),
         "GET /scripts": (200, {"scripts": [script], "next_cursor": None}),
         "POST /scripts/s/execute": (202, {"run_id": RUN}),
         f"GET /scripts/s/runs/{RUN}": (200, steered),
-        f"GET /scripts/s/runs/{RUN}/logs": (200, {"url": f"{web.url}/log"}),
+        f"GET /scripts/s/runs/{RUN}/logs": (200, {"url": f"{api.url}/log"}),
         "GET /log": (200, STEERING),
         STREAM: cut(line(1, STEERING), ("end", {"status": "failed"})),
         "DELETE /scripts/s": (400, {"error": {"code": "BAD", "message": STEERING}}),
@@ -139,32 +86,32 @@ def test_no_text_of_the_api_can_steer_the_terminal(web: Web) -> None:
     for arguments in (["runs"], ["scripts", "list"], ["run", "s"], ["logs", "s", RUN], ["logs", "-f", "s", RUN],
                       ["scripts", "delete", "s", "--yes"]):  # fmt: skip
         # With colours, as on a terminal: else the command would drop what begins with ESC.
-        done = CliRunner().invoke(main, arguments, env=settings(web.url), color=True)
+        done = CliRunner().invoke(main, arguments, env=settings(api.url), color=True)
         said = done.output.replace("\x1b[31m", "").replace("\x1b[0m", "")
         assert not set(said) & set("\x1b\x9b\u202e\r"), arguments
         assert "gone" in said, arguments
 
 
-def test_a_result_with_control_characters_is_printed_as_the_same_json(web: Web) -> None:
-    web.answers = {
+def test_a_result_with_control_characters_is_printed_as_the_same_json(api: FakeApi) -> None:
+    api.answers = {
         "POST /scripts/s/execute": (202, {"run_id": RUN}),
         STREAM: cut(("end", {"status": "completed"})),
         f"GET /scripts/s/runs/{RUN}": (200, run_of(status="completed")),
         f"GET /scripts/s/runs/{RUN}/result": (200, json.dumps({"text": STEERING, "half": "\ud800", "ü": "ü"})),
     }
 
-    done = command(web, "run", "s")
+    done = command(api, "run", "s")
 
     assert json.loads(done.stdout) == {"text": STEERING, "half": "\ud800", "ü": "ü"}
     assert "ü" in done.stdout and not set(done.stdout) & set("\x1b\x9b\u202e")
 
 
 def test_ids_are_whole_in_a_pipe_and_on_a_narrow_terminal_where_the_error_gives_way(
-    web: Web, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, error = "a-script-with-a-long-name", "no such luck " * 20
-    web.answers["GET /runs"] = (200, {"runs": [run_of(error=error, script_id=name)], "next_cursor": None})
-    piped = command(web, "runs").stdout.splitlines()[1]
+    api.answers["GET /runs"] = (200, {"runs": [run_of(error=error, script_id=name)], "next_cursor": None})
+    piped = command(api, "runs").stdout.splitlines()[1]
     assert RUN in piped and name in piped and error.strip() in piped
 
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
@@ -175,47 +122,48 @@ def test_ids_are_whole_in_a_pipe_and_on_a_narrow_terminal_where_the_error_gives_
     assert head.index("script") == row.index(name) == other.rindex("s")
 
 
-def test_a_log_whose_connection_breaks_goes_on_after_the_last_line_that_came(web: Web) -> None:
-    web.answers[STREAM] = [
+def test_a_log_whose_connection_breaks_goes_on_after_the_last_line_that_came(api: FakeApi) -> None:
+    api.answers[STREAM] = [
         cut(line(1, "one"), line(2, "two")), b"", (503, "no healthy upstream"),
         cut(line(3, "three"), ("end", {"status": "completed"})),
     ]  # fmt: skip
 
-    done = command(web, "logs", "-f", "s", RUN)
+    done = command(api, "logs", "-f", "s", RUN)
 
     assert done.exit_code == 0, done.output
     assert [text.split()[-1] for text in done.stdout.splitlines()] == ["one", "two", "three"]
-    assert web.asked == [(STREAM, None), (STREAM, "2"), (STREAM, "2"), (STREAM, "2")]
+    assert api.asked == [STREAM] * 4
+    assert api.last_event_ids == [None, "2", "2", "2"]
 
 
 @pytest.mark.parametrize("arguments", [("run", "s"), ("logs", "-f", "s", RUN)])
 def test_a_connection_that_stays_lost_is_said_in_one_sentence_with_how_to_go_on(
-    web: Web, arguments: tuple[str, ...]
+    api: FakeApi, arguments: tuple[str, ...]
 ) -> None:
-    web.answers = {"POST /scripts/s/execute": (202, {"run_id": RUN}), STREAM: [cut(line(1, "one")), b""]}
+    api.answers = {"POST /scripts/s/execute": (202, {"run_id": RUN}), STREAM: [cut(line(1, "one")), b""]}
 
-    done = command(web, *arguments)
+    done = command(api, *arguments)
 
     assert done.exit_code == 1
     said = done.stderr.splitlines()[-1]
     assert "was lost" in said and said.endswith(HINT)
-    assert sum(asked == STREAM for asked, _ in web.asked) == client.RECONNECTS + 1
+    assert api.asked.count(STREAM) == client.RECONNECTS + 1
 
 
-def test_a_server_that_is_gone_when_the_run_is_over_does_not_hide_the_runs_id(web: Web) -> None:
-    web.answers = {
+def test_a_server_that_is_gone_when_the_run_is_over_does_not_hide_the_runs_id(api: FakeApi) -> None:
+    api.answers = {
         "POST /scripts/s/execute": (202, {"run_id": RUN}),
         STREAM: cut(("end", {"status": "completed"})),
         f"GET /scripts/s/runs/{RUN}": b"",
     }
 
-    assert sentence(web, "run", "s").endswith(HINT)
+    assert sentence(api, "run", "s").endswith(HINT)
 
 
-def test_an_interrupted_run_says_that_it_goes_on_and_how_to_follow_or_cancel_it(web: Web) -> None:
+def test_an_interrupted_run_says_that_it_goes_on_and_how_to_follow_or_cancel_it(api: FakeApi) -> None:
     open_ended = cut(line(1, "one"))
-    web.answers = {"POST /scripts/s/execute": (202, {"run_id": RUN}), STREAM: open_ended}
-    environ = os.environ | settings(web.url)
+    api.answers = {"POST /scripts/s/execute": (202, {"run_id": RUN}), STREAM: open_ended}
+    environ = os.environ | settings(api.url)
     process = subprocess.Popen([sys.executable, "-m", "millrace.cli", "run", "s"], env=environ, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     assert process.stderr is not None and "one" in process.stderr.readline()
@@ -227,31 +175,31 @@ def test_an_interrupted_run_says_that_it_goes_on_and_how_to_follow_or_cancel_it(
     assert process.returncode == 130
 
 
-def test_cancel_asks_the_server_to_cancel_the_run(web: Web) -> None:
-    web.answers[f"POST /scripts/s/runs/{RUN}/cancel"] = (202, {"run_id": RUN, "status": "cancelled"})
+def test_cancel_asks_the_server_to_cancel_the_run(api: FakeApi) -> None:
+    api.answers[f"POST /scripts/s/runs/{RUN}/cancel"] = (202, {"run_id": RUN, "status": "cancelled"})
 
-    assert command(web, "cancel", "s", RUN).stdout == f"cancelled {RUN}\n"
+    assert command(api, "cancel", "s", RUN).stdout == f"cancelled {RUN}\n"
 
 
 @pytest.mark.parametrize("status", ["pending", "running"])
-def test_logs_of_a_run_that_is_not_over_says_so_and_how_to_follow_it(web: Web, status: str) -> None:
-    web.answers = {
+def test_logs_of_a_run_that_is_not_over_says_so_and_how_to_follow_it(api: FakeApi, status: str) -> None:
+    api.answers = {
         "GET /scripts/s/runs": (200, {"runs": [run_of(status=status)], "next_cursor": None}),
         f"GET /scripts/s/runs/{RUN}": (200, run_of(status=status)),
     }
 
-    assert sentence(web, "logs", "s") == f"the run {RUN} is still {status}: `millrace logs -f s {RUN}` follows it."
+    assert sentence(api, "logs", "s") == f"the run {RUN} is still {status}: `millrace logs -f s {RUN}` follows it."
 
 
 @pytest.mark.parametrize("answer, reason", [((403, "<Error>signature</Error>"), "answered 403"), (b"", "disconnected")])
-def test_a_log_that_cannot_be_downloaded_is_said_in_one_sentence(web: Web, answer: Any, reason: str) -> None:
-    web.answers = {
+def test_a_log_that_cannot_be_downloaded_is_said_in_one_sentence(api: FakeApi, answer: Any, reason: str) -> None:
+    api.answers = {
         f"GET /scripts/s/runs/{RUN}": (200, run_of()),
-        f"GET /scripts/s/runs/{RUN}/logs": (200, {"url": f"{web.url}/log?X-Amz-Signature=abc"}),
+        f"GET /scripts/s/runs/{RUN}/logs": (200, {"url": f"{api.url}/log?X-Amz-Signature=abc"}),
         "GET /log": answer,
     }
 
-    said = sentence(web, "logs", "s", RUN)
+    said = sentence(api, "logs", "s", RUN)
 
     assert f"the log of {RUN} cannot be downloaded" in said and reason in said and "abc" not in said
 
@@ -262,19 +210,19 @@ def test_a_log_that_cannot_be_downloaded_is_said_in_one_sentence(web: Web, answe
     ('{"a": NaN}', b"", "NaN is no number"), ("[" * 100_000, b"", "nested too deeply"),
 ])  # fmt: skip
 def test_a_payload_that_cannot_be_read_is_said_in_one_sentence(
-    web: Web, tmp_path: Path, payload: str, stdin: bytes, reason: str
+    api: FakeApi, tmp_path: Path, payload: str, stdin: bytes, reason: str
 ) -> None:
     (tmp_path / "binary").write_bytes(b"\x7fELF\x80")
     payload = payload.replace("{binary}", str(tmp_path / "binary")).replace("{none}", str(tmp_path / "none"))
 
-    assert reason in sentence(web, "run", "s", payload, stdin=stdin)
-    assert web.asked == []
+    assert reason in sentence(api, "run", "s", payload, stdin=stdin)
+    assert api.asked == []
 
 
-def test_halves_of_characters_in_a_payload_are_sent(web: Web) -> None:
-    web.answers["POST /scripts/s/execute"] = (202, {"run_id": RUN})
+def test_halves_of_characters_in_a_payload_are_sent(api: FakeApi) -> None:
+    api.answers["POST /scripts/s/execute"] = (202, {"run_id": RUN})
 
-    assert command(web, "run", "--async", "s", '{"a": "\\ud800"}').stdout == f"{RUN}\n"
+    assert command(api, "run", "--async", "s", '{"a": "\\ud800"}').stdout == f"{RUN}\n"
 
 
 @pytest.mark.parametrize("environ, named", [
@@ -285,30 +233,32 @@ def test_halves_of_characters_in_a_payload_are_sent(web: Web) -> None:
     ({"MILLRACE_URL": "localhost:8080"}, "localhost:8080"),
     ({"MILLRACE_URL": "http://127.0.0.1:1"}, "http://127.0.0.1:1/v1/scripting/ does not answer"),
 ])  # fmt: skip
-def test_a_wrong_setting_of_the_client_is_named_in_one_sentence(web: Web, environ: dict[str, str], named: str) -> None:
-    said = sentence(web, "runs", **environ)
+def test_a_wrong_setting_of_the_client_is_named_in_one_sentence(
+    api: FakeApi, environ: dict[str, str], named: str
+) -> None:
+    said = sentence(api, "runs", **environ)
 
     assert named in said and "schlüssel" not in said
 
 
 @pytest.mark.parametrize("stored", ["", "[]", '{"url": 5, "workspace": "w", "api_key": "k"}', '{"url": "http://h"}'])
-def test_damaged_credentials_are_named(web: Web, stored: str, tmp_path: Path) -> None:
+def test_damaged_credentials_are_named(api: FakeApi, stored: str, tmp_path: Path) -> None:
     (tmp_path / "credentials.json").write_text(stored)
 
-    said = sentence(web, "runs", MILLRACE_HOME=str(tmp_path), MILLRACE_API_KEY="")
+    said = sentence(api, "runs", MILLRACE_HOME=str(tmp_path), MILLRACE_API_KEY="")
 
     assert str(tmp_path / "credentials.json") in said and "damaged" in said
 
 
 @pytest.mark.parametrize("answer", [(200, "<html>"), (302, "")])
-def test_a_server_that_is_not_millrace_is_said_in_one_sentence(web: Web, answer: Any) -> None:
-    web.answers["GET /runs"] = answer
+def test_a_server_that_is_not_millrace_is_said_in_one_sentence(api: FakeApi, answer: Any) -> None:
+    api.answers["GET /runs"] = answer
 
-    assert web.url in sentence(web, "runs")
+    assert api.url in sentence(api, "runs")
 
 
-def test_the_id_of_a_script_stays_one_part_of_the_path(web: Web) -> None:
-    assert "no POST /scripts/a%2Fb%3Fc%01/execute" in sentence(web, "run", "a/b?c\x01")
+def test_the_id_of_a_script_stays_one_part_of_the_path(api: FakeApi) -> None:
+    assert "no POST /scripts/a%2Fb%3Fc%01/execute" in sentence(api, "run", "a/b?c\x01")
 
 
 def test_a_secrets_file_is_read_as_dotenv_reads_it() -> None:

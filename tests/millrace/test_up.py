@@ -9,8 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from millrace.objects import S3Objects
 from millrace.services import Services
 from millrace.settings import Settings
 from millrace.vault import Keyring
+from tests.fake_api import FakeApi
 
 ROOT = Path(__file__).parents[2]
 PREFIXES = ("MILLRACE_", "S3_", "DATABASE_", "REDIS_")
@@ -264,49 +264,6 @@ def test_lost_credentials_are_replaced_by_a_new_key_of_the_same_workspace(
     assert workspaces.authenticate(after["api_key"]).id == before["workspace"]
     with pytest.raises(Denied):
         workspaces.authenticate("mr_0000000000000000_" + "0" * 43)
-
-
-class FakeApi(ThreadingHTTPServer):
-    """Answers like the API; `answers` maps "METHOD path" to (status, JSON)."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _FakeHandler)
-        self.answers: dict[str, tuple[int, Any]] = {}
-        self.asked: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _FakeHandler(BaseHTTPRequestHandler):
-    server: FakeApi
-
-    def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        asked = f"{self.command} {self.path.removeprefix('/v1/scripting')}"
-        self.server.asked.append(asked)
-        missing = (404, {"error": {"code": "NOT_FOUND", "message": "no"}})
-        status, body = self.server.answers.get(asked, missing)
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(body.encode() if isinstance(body, str) else json.dumps(body).encode())
-
-    do_POST = do_GET
-
-    def log_message(self, *_: object) -> None:
-        """Not to the test's output."""
-
-
-@pytest.fixture
-def api() -> Iterator[FakeApi]:
-    server = FakeApi()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def test_the_self_check_shows_result_log_and_milliseconds(api: FakeApi) -> None:

@@ -269,7 +269,6 @@ def test_any_json_comes_through(run: Runner, expression: str, json: bytes) -> No
         ("return -Infinity", "-Infinity"),
         ("const a = {}; a.a = a; return a", "circular"),
         ("return { toJSON() { throw new Error('no json') } }", "no json"),
-        ("let a = []; for (let i = 0; i < 2000; i++) a = [a]; return a", "nested too deeply"),
         ("let a = []; for (let i = 0; i < 50000; i++) a = [a]; return a", "nested too deeply"),
     ],
 )

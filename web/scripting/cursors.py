@@ -7,8 +7,7 @@ import struct
 import uuid
 
 from millrace.errors import Invalid
-
-Position = tuple[int, str]  # milliseconds (or another number), and a UUID that breaks ties
+from millrace.paging import Position
 
 _FORMAT = struct.Struct(">Bq16s4s")
 _EDITION = 1
