@@ -111,7 +111,7 @@ def _words(kind: Kind, error: ScriptError, limits: Limits) -> str:
     if kind is Kind.TIMEOUT:
         return f"Timed out after {limits.timeout_ms / 1000:g} s."
     if kind is Kind.MEMORY:
-        return f"Out of memory: the script used more than its {limits.memory_mb} MB."
+        return f"Out of memory: the script needs more than its limit of {limits.memory_mb} MB."
     if kind is Kind.CANCELLED:
         return str(cancelled().error)
     return f"{error.name}: {error.message}" if kind in _NAMED else error.message

@@ -21,7 +21,7 @@ SECRET = "s3cr3t/va+lue"
         (Kind.EXCEPTION, ("TypeError", "x is no object"), "failed", "SCRIPT_ERROR", "TypeError: x is no object"),
         (Kind.TIMEOUT, ("TimeLimit", "-"), "timed_out", "TIMED_OUT", "Timed out after 30 s."),
         (Kind.MEMORY, ("MemoryLimit", "-"), "failed", "OUT_OF_MEMORY",
-         "Out of memory: the script used more than its 256 MB."),
+         "Out of memory: the script needs more than its limit of 256 MB."),
         (Kind.KILLED, ("Killed", "killed by SIGKILL"), "failed", "KILLED", "killed by SIGKILL"),
         (Kind.CRASH, ("Crash", "crashed with SIGSEGV"), "failed", "CRASHED", "crashed with SIGSEGV"),
         (Kind.EXIT, ("ProcessExit", "exit(3) was called"), "failed", "EXITED", "exit(3) was called"),

@@ -228,7 +228,7 @@ def test_a_script_that_takes_too_much_memory_says_how_much_it_had(services: Serv
     source = "exports.handler = async () => { const a = []; for (;;) a.push(Buffer.alloc(1 << 20, 1)) }"
     done = carry(services, executor, source, memory_mb=128)
     assert (done.status, done.error_code) == ("failed", "OUT_OF_MEMORY")
-    assert done.error == "Out of memory: the script used more than its 128 MB."
+    assert done.error == "Out of memory: the script needs more than its limit of 128 MB."
 
 
 def test_a_busy_handler_is_cancelled_and_its_process_gone_within_a_second(
