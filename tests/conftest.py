@@ -13,6 +13,7 @@ A server that cannot start fails the tests that want it; nothing is skipped.
 
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,6 +171,12 @@ def wired(settings: Settings) -> Iterator[wiring.Wired]:
 def services(wired: wiring.Wired) -> Services:
     """What every verb takes, on real parts."""
     return wired.services
+
+
+def pytest_configure() -> None:
+    """A shell has what it starts in the background ignore Ctrl-C, and so would every program that is tested here."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +166,6 @@ def test_an_interrupted_run_says_that_it_goes_on_and_how_to_follow_or_cancel_it(
     process = subprocess.Popen([sys.executable, "-m", "millrace.cli", "run", "s"], env=environ, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     assert process.stderr is not None and "one" in process.stderr.readline()
-    time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
 
