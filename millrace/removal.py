@@ -6,6 +6,8 @@ that does not answer must not make anybody forget which objects are to go.
 
 import logging
 
+import peewee
+
 from millrace import runs, scripts
 from millrace.database import transaction
 from millrace.errors import NotFound, Unavailable
@@ -15,6 +17,9 @@ from millrace.models.script import DELETED
 from millrace.services import Services
 
 BATCH = 500  # rows that one transaction removes
+_NEEDED = (
+    Run.id, Run.workspace, Run.status, Run.attempt, Run.payload_key, Run.log_key, Run.result_key, Run.log_chunks,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +37,7 @@ def delete(services: Services, script: Script) -> None:
             raise scripts.not_found(script.slug) from None
         for model in (Hook, Schedule, Secret, Subscription):
             model.delete().where(model.script == script.uuid).execute()
-        Run.update(cancel_requested_at=now).where(Run.script == script.uuid, Run.status == RUNNING).execute()
+        Run.update(cancel_requested_at=now).where(running(script.uuid)).execute()
         # No id that a person may choose has a slash.
         Script.update(status=DELETED, slug=f"deleted/{script.uuid}").where(Script.uuid == script.uuid).execute()
     try:
@@ -41,9 +46,15 @@ def delete(services: Services, script: Script) -> None:
         log.warning("what a deleted script left is removed later: %s", error, extra={"script": script.slug})
 
 
-def deleted(limit: int = 20) -> list[str]:
-    """Deleted scripts (uuid) of which something is left."""
-    return [script.uuid for script in Script.select(Script.uuid).where(Script.status == DELETED).limit(limit)]
+def running(script_uuid: str) -> peewee.Expression:
+    """The condition for a script's runs under way, as the index of what is open has it: the history is not read."""
+    return (Run.script == script_uuid) & Run.completed_at.is_null() & (Run.status == RUNNING)
+
+
+def next_deleted() -> str | None:
+    """A deleted script (uuid) of which something is left, if there is one."""
+    script = Script.select(Script.uuid).where(Script.status == DELETED).first()
+    return None if script is None else str(script.uuid)
 
 
 def purge(services: Services, script_uuid: str) -> bool:
@@ -51,10 +62,7 @@ def purge(services: Services, script_uuid: str) -> bool:
 
     The objects go first, so that a failure leaves the rows that name them. Raises Unavailable.
     """
-    past = list(
-        Run.select(Run.id, Run.workspace, Run.status, Run.payload_key, Run.log_key, Run.result_key, Run.log_chunks)
-        .where(Run.script == script_uuid).limit(BATCH)
-    )
+    past = list(Run.select(*_NEEDED).where(Run.script == script_uuid).limit(BATCH))
     if past:
         _remove_objects(services, past)
         with transaction():
@@ -77,7 +85,10 @@ def _remove_objects(services: Services, past: list[Run]) -> None:
     keys = [file.object_key for file in files]
     for run in past:
         keys += [key for key in (run.payload_key, run.log_key, run.result_key) if key is not None]
-        if run.log_chunks or run.status not in FINAL:  # whose keys the row does not know
+        # The row does not know the keys of what was begun and not recorded. Who never was begun has but its payload,
+        # and there may be thousands of those: each look would cost four questions to the store.
+        begun = run.attempt > 0 and run.status not in FINAL
+        if run.log_chunks or begun:
             remove_objects_of_run(services, run.workspace_id, run.id)
     services.objects.delete(keys)
 

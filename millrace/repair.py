@@ -150,4 +150,5 @@ def forget_keys(services: Services, limit: int = 1000) -> int:
 
 def purge_deleted(services: Services) -> bool:
     """Remove the next part of what deleted scripts left. Returns whether something is left. Raises Unavailable."""
-    return not all([removal.purge(services, script_uuid) for script_uuid in removal.deleted()])
+    script_uuid = removal.next_deleted()
+    return script_uuid is not None and (not removal.purge(services, script_uuid) or removal.next_deleted() is not None)

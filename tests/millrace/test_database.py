@@ -161,15 +161,18 @@ def test_what_belongs_to_a_workspace_goes_with_it(memory: Services) -> None:
     assert Run.select().count() == 0
 
 
-@pytest.mark.parametrize("index", ["run_waiting", "run_holding", "run_sent", "run_leased", "run_log_in_chunks"])
+@pytest.mark.parametrize(
+    "index", ["run_waiting", "run_holding", "run_sent", "run_leased", "run_log_in_chunks", "run_script_open"]
+)
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_questions_about_the_few_open_runs_use_their_index(memory: Services, index: str) -> None:
-    from millrace import admission
+    from millrace import admission, removal
 
     questions = {
         "run_waiting": Run.select().where(Run.script == "x", admission.WAITING, Run.available_at <= 1),
         "run_holding": Run.select(peewee.fn.COUNT(Run.id)).where(Run.script == "x", admission.HOLDING),
         "run_sent": Run.select().where(admission.HOLDING, Run.started_at.is_null(), Run.sent_at <= 1),
+        "run_script_open": Run.update(cancel_requested_at=1).where(removal.running("x")),
         "run_leased": Run.select(Run.id).where(Run.lease_until.is_null(False)),
         "run_log_in_chunks": Run.select().where(
             Run.log_key.is_null(), Run.completed_at.is_null(False), peewee.SQL("log_chunks > 0")

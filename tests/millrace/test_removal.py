@@ -1,5 +1,6 @@
 """Deleted scripts, and what they leave behind."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,6 +52,7 @@ def test_a_deleted_script_leaves_nothing(memory: Services) -> None:
     Artifact.create(run=run.id, name="a.txt", size=1, content_type="text/plain", object_key=artifact_key, created_at=0)
     world.finish(memory, run, result='"' + "x" * runs.INLINE_LIMIT + '"', log_key=log_key)
     running = world.start(memory, script)
+    assert runs.claim(memory, running.id, 1, "worker-1", 15_000)
     memory.objects.put(f"logs/{ACME}/{running.id}/00000001.log", b"x")
     removal.delete(memory, script)
     assert memory.objects.list("") == []
@@ -135,3 +137,35 @@ def test_many_may_remove_at_once(memory: Services) -> None:
         answers = at_once(memory.database, *[lambda: repair.purge_deleted(memory)] * 3)
         assert not [each for each in answers if isinstance(each, BaseException)]
     assert Run.select().count() == 0 and memory.objects.list("") == []
+
+
+def test_runs_that_never_began_cost_no_look_at_the_store(memory: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = world.script(memory)
+    for number in range(5):
+        world.start(memory, script, "x" * (runs.INLINE_LIMIT if number else 1))
+    looked: list[str] = []
+    look = MemoryObjects.list
+
+    def counted(store: MemoryObjects, prefix: str) -> list[str]:
+        looked.append(prefix)
+        return look(store, prefix)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryObjects, "list", counted)
+        removal.delete(memory, script)
+    assert looked == [f"scripts/{script.uuid}/"]
+    assert memory.objects.list("") == []
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_one_part_of_one_script_is_removed_at_a_time(memory: Services) -> None:
+    for slug in ("one", "two"):
+        script = world.script(memory, slug)
+        for _ in range(5):
+            world.start(memory, script)
+        removal.delete(memory, script)
+    left = [Run.select().count()]
+    while repair.purge_deleted(memory):
+        left.append(Run.select().count())
+    assert all(before - after <= 2 for before, after in itertools.pairwise(left))
+    assert Run.select().count() == Script.select().count() == 0
