@@ -26,6 +26,7 @@ def main() -> int:
             runtime=header["runtime"],
             entry_point=header["entry_point"],
             modules=frozenset(header["modules"]),
+            language=header["language"],
         )
     except MemoryError:
         return OUT_OF_MEMORY

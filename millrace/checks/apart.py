@@ -21,6 +21,7 @@ from millrace.checks.__main__ import OUT_OF_MEMORY
 from millrace.checks.check import check_source
 from millrace.checks.findings import Finding
 from millrace.checks.source import entry_name
+from millrace.languages import LanguageName
 
 # 50 findings are a tenth of it, even when each names every module.
 MAX_OUTPUT_BYTES = 1024 * 1024
@@ -57,19 +58,30 @@ class Checker:
         self._children = threading.BoundedSemaphore(self.limits.at_once)
         self._callers = threading.BoundedSemaphore(self.limits.at_once + self.limits.waiting)
 
-    def check(self, source: bytes, *, runtime: str, entry_point: str, modules: frozenset[str]) -> list[Finding]:
+    def check(
+        self,
+        source: bytes,
+        *,
+        runtime: str,
+        entry_point: str,
+        modules: frozenset[str],
+        language: LanguageName = "javascript",
+    ) -> list[Finding]:
         """The findings of `check_source` for a script of a single file.
 
-        Raises `errors.Invalid` when `entry_point` cannot name an export, or when the check of a large source is
+        Raises `errors.Invalid` when `entry_point` cannot name one, or when the check of a large source is
         over its limits; `errors.TooMany` when too many large sources are being checked.
         """
         if len(source) <= self.limits.in_process_bytes:
-            return check_source(source, runtime=runtime, entry_point=entry_point, modules=modules)
-        entry_name(entry_point)
+            return check_source(
+                source, runtime=runtime, entry_point=entry_point, modules=modules, language=language
+            )
+        entry_name(entry_point, language)
         header = {
             "runtime": runtime,
             "entry_point": entry_point,
             "modules": sorted(modules),
+            "language": language,
             "limits": {name: getattr(self.limits, name) for name in ("memory_bytes", "cpu_s", "wall_s")},
         }
         with self._seat(), _sheet(json.dumps(header).encode() + b"\n", source) as sheet:

@@ -1,39 +1,12 @@
-"""The check of one source: its parts in order, and what each adds to the findings."""
+"""The check of one source, by its language."""
 
-import re
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Collection
 
-from tree_sitter import Node, Tree
-
-from millrace.checks import grammar, literals, syntax, templates
-from millrace.checks.classes import Classes
-from millrace.checks.constructs import Constructs
-from millrace.checks.context import Context
-from millrace.checks.exports import Exports
+from millrace import languages
+from millrace.checks import javascript, python
 from millrace.checks.findings import Finding, Positions
-from millrace.checks.flow import Flow
-from millrace.checks.grammar import Handler
-from millrace.checks.literals import Literals
-from millrace.checks.modules import Available
-from millrace.checks.references import EXPORTS, Reference, References
-from millrace.checks.scoping import Scoping
 from millrace.checks.source import entry_name, text_problem
-from millrace.checks.statements import Statements
-from millrace.checks.targets import Targets
-
-MAX_FINDINGS = 50
-
-# A local that holds a local that holds a global: each step needs a walk of its own.
-_MAX_WALKS = 4
-
-
-_LONE_CR = re.compile(rb"\r(?!\n)")
-
-
-class _Group(Protocol):
-    enter: dict[str, Handler]
-    leave: dict[str, Handler]
+from millrace.languages import LanguageName
 
 
 def check_source(
@@ -43,78 +16,29 @@ def check_source(
     entry_point: str,
     modules: frozenset[str],
     files: Collection[str] = (),
-    path: str = "index.js",
+    path: str | None = None,
+    language: LanguageName = "javascript",
 ) -> list[Finding]:
     """What is wrong with a script, in the order of the source; at most `MAX_FINDINGS`, the first ones.
 
-    `modules` are the libraries and the modules of Node that the runtime named `runtime` offers. `files` are
-    the other files of the project, and `path` is the place of this one among them; a single-file script has
-    none. A source that is no JavaScript has one finding: where it stops. An entry point is refused only when
-    the source certainly does not export it. Raises `errors.Invalid` when `entry_point` cannot name an export.
+    `modules` are the libraries and the modules of the language itself that the runtime named `runtime` offers, by
+    the names that a script loads them with. `files` are the other files of the project, and `path` is the place of
+    this one among them; a single-file script has none. A source that does not parse has one finding: where it stops.
+    An entry point is refused only when the source certainly does not have it. Raises `errors.Invalid` when
+    `entry_point` cannot name one.
     """
-    name = entry_name(entry_point)
-    positions = Positions(source)
+    name = entry_name(entry_point, language)
     problem = text_problem(source)
     if problem is not None:
-        return [Finding(*positions.at(problem[0]), "encoding", f"The source {problem[1]}.")]
-    source = _LONE_CR.sub(b"\n", source)  # the grammar knows no other single end of a line
-    tree = grammar.parse(source)
-    if tree.root_node.has_error:
-        source, tree = templates.readable(source, tree)
-    context = Context(source, tree, MAX_FINDINGS)
-    if tree.root_node.has_error:
-        syntax.check(context, tree)
-        return context.findings(positions)
-    constructs = Constructs(context, Available(runtime, modules, files, path))
-    references = _walk_all(context, tree, constructs)
-    literals.check_invisible(context, tree.root_node)
-    exports, found = _follow(tree, references, name)
-    constructs.check_members(references)
-    constructs.check_references(found, references)
-    missing = exports.problem(entry_point, name)
-    if missing is not None and not context.has_syntax_errors:
-        context.report(0, missing, "entry-point")
-    return context.findings(positions)
-
-
-def _walk_all(context: Context, tree: Tree, constructs: Constructs) -> References:
-    """The first walk: everything that an engine refuses, forbidden properties, and uses of globals."""
-    references = References(context)
-    groups: list[_Group] = [
-        Flow(context),
-        Classes(context),
-        Targets(context),
-        Statements(context),
-        Literals(context),
-        constructs,
-        references,
-    ]
-    _walk(context, tree.root_node, groups)
-    return references
-
-
-def _follow(tree: Tree, references: References, name: str) -> tuple[Exports, list[Reference]]:
-    """Walk again where a local turned out to hold a global after the walk had passed it."""
-    for _ in range(_MAX_WALKS):
-        found = references.resolved()
-        exports = Exports(references)
-        exports.read(found)
-        missing = exports.problem("", name) is not None
-        wanted = references.wanted | exports.same_object if missing else references.wanted
-        unseen = references.unseen() - (set() if missing else {EXPORTS})
-        if wanted == references.wanted and not unseen:
-            break
-        again = Context(references.context.source, tree, 0)
-        references = References(again, references.aliases | dict.fromkeys(wanted, EXPORTS), wanted)
-        _walk(again, tree.root_node, [references])
-    return exports, found
-
-
-def _walk(context: Context, root: Node, groups: Sequence[_Group]) -> None:
-    scoping = Scoping(context)
-    scoping.start(root)
-    around: list[_Group] = [scoping, *groups]
-    enter = grammar.Table(group.enter for group in around)
-    leave = grammar.Table(group.leave for group in reversed(around))
-    grammar.walk(context.cursor, context.parents, enter, leave)
-    scoping.finish()
+        at = Positions(source).at(problem[0])
+        return [Finding(*at, "encoding", f"The source {problem[1]}.")]
+    check = {"javascript": javascript.check, "python": python.check}[language]
+    return check(
+        source,
+        runtime=runtime,
+        entry_point=entry_point,
+        name=name,
+        modules=modules,
+        files=files,
+        path=languages.named(language).main if path is None else path,
+    )

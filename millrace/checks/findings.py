@@ -15,6 +15,7 @@ Rule = Literal[
 ]
 
 _LINE_END = re.compile(rb"\r\n|\n|\r|\xe2\x80[\xa8\xa9]")
+MAX_FINDINGS = 50
 BOM = b"\xef\xbb\xbf"
 
 

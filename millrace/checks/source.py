@@ -3,9 +3,12 @@
 import base64
 import binascii
 import hashlib
+import keyword
 import re
+import unicodedata
 
 from millrace import errors
+from millrace.languages import LanguageName
 
 MAX_SOURCE_BYTES = 5 * 1024 * 1024
 
@@ -30,26 +33,41 @@ def decode_content(script_content: str, script_hash: str, *, limit: int = MAX_SO
     return source
 
 
-def entry_name(entry_point: str) -> str:
-    """The path below `module.exports` of an entry point: `handler` for `exports.handler` and for `handler`.
+def entry_name(entry_point: str, language: LanguageName = "javascript") -> str:
+    """What an entry point names in the main file of a script.
 
-    Deeper paths (`exports.orders.created`) keep their dots. Raises `errors.Invalid` when it is no path of
-    identifiers.
+    In JavaScript the path below `module.exports`: `handler` for `exports.handler` and for `handler`; deeper paths
+    (`exports.orders.created`) keep their dots. In Python a name of the module: `handler` for `main.handler` and for
+    `handler`. Raises `errors.Invalid` when it is neither.
     """
     name = entry_point if isinstance(entry_point, str) else ""
+    return _python_name(name, entry_point) if language == "python" else _javascript_name(name, entry_point)
+
+
+def _javascript_name(name: str, entry_point: object) -> str:
     for prefix in _PREFIXES:
         if name.startswith(prefix):
             name = name.removeprefix(prefix)
             break
     parts = name.split(".")
     if len(name) > _MAX_ENTRY_POINT or not all(_IDENTIFIER.fullmatch(part) for part in parts):
-        raise errors.Invalid(
-            f"entry_point {errors.shorten(entry_point)!r} must name an export, as exports.handler does: "
-            f"identifiers joined by dots, at most {_MAX_ENTRY_POINT} characters.",
-            field="entry_point",
-            value=entry_point,
-        )
+        raise _invalid_entry(entry_point, "an export, as exports.handler does: identifiers joined by dots")
     return name
+
+
+def _python_name(name: str, entry_point: object) -> str:
+    name = unicodedata.normalize("NFKC", name.removeprefix("main."))  # as Python reads every identifier
+    if len(name) > _MAX_ENTRY_POINT or not name.isidentifier() or keyword.iskeyword(name):
+        raise _invalid_entry(entry_point, "a function of main.py, as handler or main.handler does: one identifier")
+    return name
+
+
+def _invalid_entry(entry_point: object, rule: str) -> errors.Invalid:
+    return errors.Invalid(
+        f"entry_point {errors.shorten(entry_point)!r} must name {rule}, at most {_MAX_ENTRY_POINT} characters.",
+        field="entry_point",
+        value=entry_point,
+    )
 
 
 def _decode_base64(content: str, limit: int) -> bytes:

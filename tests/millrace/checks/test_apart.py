@@ -15,8 +15,8 @@ import pytest
 from millrace import errors, processes
 from millrace.checks import Finding, check_source
 from millrace.checks.apart import Checker, Limits
-from tests.millrace.checks import corpus
-from tests.millrace.checks.support import MODULES
+from tests.millrace.checks.javascript import corpus
+from tests.millrace.checks.javascript.support import MODULES
 
 DENSE = b"a;" * 2_000_000  # seconds and hundreds of MiB
 DEADLINE_S = 60
@@ -209,7 +209,8 @@ def test_only_so_many_may_wait() -> None:
 
 def test_a_child_whose_parent_is_gone_ends_by_itself() -> None:
     limits = {"memory_bytes": 2**30, "cpu_s": DEADLINE_S, "wall_s": 1}
-    header = {"runtime": "nodejs20", "entry_point": "handler", "modules": [], "limits": limits}
+    asked = {"runtime": "nodejs20", "language": "javascript", "entry_point": "handler", "modules": []}
+    header = asked | {"limits": limits}
     source = json.dumps(header).encode() + b"\n" + DENSE
     done = subprocess.run(processes.python("-m", "millrace.checks"), input=source, capture_output=True)
     assert done.returncode == -signal.SIGALRM
