@@ -13,11 +13,12 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from sandbox import environment
+from sandbox.egress.group import NO_LIMITS, Limits
 from sandbox.loop import Loop, Timer
 
 RELEASE_TIMEOUT_S = 1.0
@@ -32,13 +33,18 @@ class Traffic:
     bytes_in: int = 0
     bytes_out: int = 0
     refused: Sequence[Mapping[str, Any]] = field(default=())
+    """The first of its attempts that were refused: host, port, reason, kind."""
+    refused_counts: Mapping[str, int] = field(default_factory=dict)
+    """All of them, by kind."""
 
 
 class ProxyLink:
     """Starts the egress process and keeps it for the launcher's life; `on_exit` is called if it ends by
-    itself."""
+    itself. `limits` hold for each group over all of its slots."""
 
-    def __init__(self, loop: Loop, allow: Sequence[str], on_exit: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, allow: Sequence[str], on_exit: Callable[[], None], limits: Limits = NO_LIMITS
+    ) -> None:
         self._loop = loop
         self._allow = list(allow)
         self._on_exit = on_exit
@@ -49,7 +55,7 @@ class ProxyLink:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sandbox.egress", str(theirs.fileno())],
+                [sys.executable, "-m", "sandbox.egress", str(theirs.fileno()), json.dumps(limits.as_json())],
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
                 env=environment.needed(os.environ),
@@ -62,11 +68,12 @@ class ProxyLink:
     def open(self, slot: str, path: Path) -> None:
         self._send({"op": "open", "slot": slot, "path": str(path)})
 
-    def assign(self, slot: str, hosts: Sequence[str] | None) -> None:
-        """From now on the slot may reach `hosts` (None: every public host)."""
+    def assign(self, slot: str, hosts: Sequence[str] | None, group: str | None = None) -> None:
+        """From now on the slot may reach `hosts` (None: every public host), within the limits of `group` (None:
+        those of a run alone)."""
         self._used.discard(slot)
         policy = {"hosts": hosts, "allow": self._allow}
-        self._send({"op": "assign", "slot": slot, "policy": policy, "notify": True})
+        self._send({"op": "assign", "slot": slot, "policy": policy, "group": group, "notify": True})
 
     def was_used(self, slot: str) -> bool:
         """Whether the jail has connected since `assign`.
@@ -134,14 +141,15 @@ class ProxyLink:
             _log.error("egress: %s of %s failed: %s", message["op"], message["slot"], message["error"])
             if message["op"] != "release":
                 return
-            message = {"slot": message["slot"], "bytes_in": 0, "bytes_out": 0, "refused": []}
+            message = {"slot": message["slot"], **asdict(Traffic())}
         if message.get("used"):
             self._used.add(str(message["slot"]))
             return
         waiting = self._waiting.get(str(message["slot"]))
         if waiting:
             # Answers come in the order of the questions, the late ones included.
-            waiting.popleft().finish(Traffic(int(message["bytes_in"]), int(message["bytes_out"]), message["refused"]))
+            traffic = {each.name: message[each.name] for each in fields(Traffic)}
+            waiting.popleft().finish(Traffic(**traffic))
 
 
 class _Release:

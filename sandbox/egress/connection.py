@@ -1,6 +1,7 @@
 """One connection of a jail: a head that says where to, a dial, then bytes both ways."""
 
 import asyncio
+import select
 
 from sandbox.egress import request as requests
 from sandbox.egress import resolver
@@ -12,6 +13,10 @@ HEAD_TIMEOUT = 10.0
 """Seconds that a jail has to say where it wants to go."""
 MAX_SOCKETS = 512
 """Connections of one slot that are looked at; a jail's descriptor limit is lower than this."""
+_MAX_HELD = 65_536
+"""Bytes that wait for a connection to be made."""
+REFUSAL_DELAY_S = 1.0
+"""How long a run waits for each refusal once it has had a hundred."""
 _SIDES = 2
 _TOO_LONG = f"the request's head is longer than {requests.MAX_HEAD} bytes"
 
@@ -20,7 +25,6 @@ class Connection(asyncio.Protocol):
     """The jail's side."""
 
     def __init__(self, slot: Slot) -> None:
-        self.counts = False  # as one of the connections that the run may have at once
         self._slot = slot
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
@@ -29,6 +33,7 @@ class Connection(asyncio.Protocol):
         self._upstream: asyncio.Transport | None = None
         self._opening: asyncio.Task[None] | None = None
         self._answered = False
+        self._client_ended = False
         self._ended = 0  # sides that have sent their last byte
         self._patience = self._active_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -44,9 +49,13 @@ class Connection(asyncio.Protocol):
         self._expect_activity_within(HEAD_TIMEOUT)
 
     def data_received(self, data: bytes) -> None:
-        self._active_at = self._loop.time()
         if self._upstream is not None:
+            self._active_at = self._loop.time()
             self._forward(data)
+            return
+        if self._request is not None:
+            self._received += data
+            self._hold_back()
             return
         start = max(0, len(self._received) - len(requests.END))
         self._received += data
@@ -57,10 +66,13 @@ class Connection(asyncio.Protocol):
             self._answer(431, "EGRESS_BAD_REQUEST", _TOO_LONG)
 
     def eof_received(self) -> bool:
-        if self._upstream is not None and self._upstream.can_write_eof():
-            self._upstream.write_eof()
-            return self._half_closed()
-        return False
+        if self._client is None or self._request is None or _is_gone(self._client):
+            return False
+        self._client_ended = True
+        if self._upstream is None:
+            return True
+        self._upstream.write_eof()
+        return self._half_closed()
 
     def pause_writing(self) -> None:
         if self._upstream is not None:
@@ -81,7 +93,6 @@ class Connection(asyncio.Protocol):
     def _begin(self, client: asyncio.Transport, head_size: int) -> None:
         if client.is_closing():
             return
-        client.pause_reading()
         head = bytes(self._received[:head_size])
         del self._received[:head_size]
         if len(head) > requests.MAX_HEAD:
@@ -92,31 +103,40 @@ class Connection(asyncio.Protocol):
         except BadRequest as error:
             self._answer(400, "EGRESS_BAD_REQUEST", str(error))
         except Refused as error:
-            self._refuse(*requests.claimed_target(head), str(error))
+            self._refuse(*requests.claimed_target(head), error)
         else:
             self._opening = self._loop.create_task(self._open(self._request))
+            self._hold_back()
+
+    def _hold_back(self) -> None:
+        """Reads on while there is no connection yet, to hear the jail hang up, but only so much."""
+        if self._client is not None and len(self._received) >= _MAX_HELD:
+            self._client.pause_reading()
 
     async def _open(self, request: Request) -> None:
         target = request.target
         try:
-            policy = self._slot.admit()
-            self.counts = True
+            policy = self._slot.admit(self, target)
             self._expect_activity_within(2 * policy.connect_timeout + HEAD_TIMEOUT)
             addresses = await resolver.checked_addresses(target, policy, self._slot.lookup)
             await resolver.dial(addresses, target.port, policy.connect_timeout, lambda: Upstream(self))
             self._expect_activity_within(policy.idle_timeout)
         except Refused as error:
-            self._refuse(target.host, target.port, str(error))
+            self._refuse(target.host, target.port, error)
         except resolver.Unreachable as error:
             self._answer(502, error.code, "could not connect", str(error.address or ""))
 
-    def _refuse(self, host: str, port: int, reason: str) -> None:
-        self._slot.refuse(host, port, reason)
-        self._answer(403, "EGRESS_REFUSED", reason)
+    def _refuse(self, host: str, port: int, refused: Refused) -> None:
+        self._slot.refuse(host, port, refused)
+        if not self._slot.is_refused_often:
+            self._answer(403, "EGRESS_REFUSED", str(refused))
+        elif self._client is not None:
+            # Whoever asks on and on takes this process's time from the other slots.
+            self._client.pause_reading()
+            self._loop.call_later(REFUSAL_DELAY_S, self._answer, 403, "EGRESS_REFUSED", str(refused))
 
     def _answer(self, status: int, code: str, reason: str, address: str = "") -> None:
         """Says why there is no connection: in headers for the preload, in a body for everybody else."""
-        self.counts = False
         if self._client is None or self._answered:
             return
         self._answered = True
@@ -144,13 +164,15 @@ class Connection(asyncio.Protocol):
         self._client.resume_reading()
         if pending:
             self._forward(pending)
+        if self._client_ended and self._upstream is not None:
+            self._upstream.write_eof()
+            self._half_closed()
 
     def upstream_received(self, data: bytes) -> None:
         self._active_at = self._loop.time()
-        self._slot.report.bytes_in += len(data)
         if self._client is not None:
             self._client.write(data)
-        self._check_budget()
+        self._count(bytes_in=len(data))
 
     def upstream_ended(self) -> bool:
         if self._client is not None and not self._client.is_closing():
@@ -173,15 +195,16 @@ class Connection(asyncio.Protocol):
 
     def _forward(self, data: bytes) -> None:
         assert self._upstream is not None
-        self._slot.report.bytes_out += len(data)
         self._upstream.write(data)
-        self._check_budget()
+        self._count(bytes_out=len(data))
 
-    def _check_budget(self) -> None:
-        policy = self._slot.policy
-        if policy is not None and self._request is not None and self._slot.spent:
-            target = self._request.target
-            self._slot.refuse(target.host, target.port, f"byte limit of {policy.max_bytes} reached")
+    def _count(self, bytes_in: int = 0, bytes_out: int = 0) -> None:
+        """Counts bytes, and ends all that the run has under way with the last ones that may move."""
+        assert self._request is not None
+        try:
+            self._slot.moved(bytes_in, bytes_out)
+        except Refused as refused:
+            self._slot.refuse(self._request.target.host, self._request.target.port, refused)
             self._slot.abort()
 
     def _half_closed(self) -> bool:
@@ -215,8 +238,19 @@ class Connection(asyncio.Protocol):
     def _forget_when_done(self) -> None:
         if self._client is None and self._upstream is None:
             self._slot.connections.discard(self)
+            self._slot.dismiss(self)
             if self._timer is not None:
                 self._timer.cancel()
+
+
+def _is_gone(client: asyncio.Transport) -> bool:
+    """Whether the jail has closed its end altogether, and not for sending alone.
+
+    Of a unix socket the kernel tells the two apart; of one that is closed nothing more would be heard.
+    """
+    poll = select.poll()
+    poll.register(client.get_extra_info("socket"), 0)
+    return bool(poll.poll(0))
 
 
 class Upstream(asyncio.Protocol):

@@ -1,10 +1,11 @@
 """The launcher's side: one JSON object a line, both ways, over a socketpair.
 
     {"op": "open", "slot": "s3", "path": ".../egress.sock"}    listen there for the slot
-    {"op": "assign", "slot": "s3", "policy": {...}}            a run begins; see policy.Policy
+    {"op": "assign", "slot": "s3", "policy": {...}, "group": "g1"}    a run begins; see policy.Policy and group.py
         with "notify": true, once the jail connects:           -> {"slot": "s3", "used": true}
     {"op": "release", "slot": "s3"}                            it is over
-        -> {"slot": "s3", "bytes_in": 0, "bytes_out": 0, "refused": [{"host": "", "port": 0, "reason": ""}]}
+        -> {"slot": "s3", "bytes_in": 0, "bytes_out": 0, "refused_counts": {"address": 1},
+            "refused": [{"host": "", "port": 0, "reason": "", "kind": "address"}]}
     {"op": "close", "slot": "s3"}                              stop listening
 
 Lines are carried out in order and as soon as they arrive, so an `assign` that was written before the jail
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from sandbox.egress import resolver
 from sandbox.egress.connection import MAX_SOCKETS, Connection
+from sandbox.egress.group import Groups
 from sandbox.egress.policy import Policy
 from sandbox.egress.slot import Report, Slot
 
@@ -78,8 +80,9 @@ class Door:
 class Control(asyncio.Protocol):
     """Carries out the launcher's lines. `ended` is set when the launcher is gone."""
 
-    def __init__(self, resolve: resolver.Resolve = resolver.system) -> None:
+    def __init__(self, groups: Groups, resolve: resolver.Resolve = resolver.system) -> None:
         self.ended = asyncio.Event()
+        self._groups = groups
         self._resolve = resolve
         self._doors: dict[str, Door] = {}
         self._buffer = bytearray()
@@ -127,7 +130,7 @@ class Control(asyncio.Protocol):
     def _open(self, name: str, message: dict[str, object]) -> None:
         if name in self._doors:
             raise ValueError(f"slot {name!r} is open already")
-        self._doors[name] = Door(Path(str(message["path"])), Slot(self._resolve))
+        self._doors[name] = Door(Path(str(message["path"])), Slot(self._resolve, self._groups))
 
     def _assign(self, name: str, message: dict[str, object]) -> None:
         slot = self._doors[name].slot
@@ -135,7 +138,10 @@ class Control(asyncio.Protocol):
         policy = message["policy"]
         if not isinstance(policy, dict):
             raise ValueError(f"policy must be an object, not {policy!r}")
-        slot.assign(Policy.from_json(policy))
+        group = message.get("group")
+        if not isinstance(group, str | None):
+            raise ValueError(f"group must be a string or null, not {group!r}")
+        slot.assign(Policy.from_json(policy), group)
         if message.get("notify"):
             slot.on_first_use = lambda: self._reply({"slot": name, "used": True})
 

@@ -1,5 +1,6 @@
 """What one run may reach: its host allow-list, the operator's exemptions, and caps."""
 
+import enum
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -13,8 +14,39 @@ _MAX_PORT = 65_535
 _MAX_NAME = 253
 
 
+# What browsers refuse to speak HTTP to: a server of another protocol may take a request for its own commands. Mail is
+# among them, since what is sent from here would be sent in the operator's name.
+_FOREIGN_PORTS = frozenset((
+    1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110,
+    111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532,
+    540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061,
+    6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
+))  # fmt: skip
+
+
+class RefusalKind(enum.StrEnum):
+    """Which rule said no, in a word that never changes: it labels metrics."""
+
+    NO_RUN = "no_run"
+    BAD_HOST = "bad_host"
+    """Neither a plain name nor a plain address, or with user information."""
+    PORT = "port"
+    HOST_LIST = "host_list"
+    ADDRESS = "address"
+    CONNECTIONS = "connections"
+    """The run's own limit, as is BYTES."""
+    BYTES = "bytes"
+    GROUP_CONNECTIONS = "group_connections"
+    GROUP_RATE = "group_rate"
+    GROUP_BYTES = "group_bytes"
+
+
 class Refused(Exception):
     """The policy says no. The text is the reason that the script's author reads."""
+
+    def __init__(self, kind: RefusalKind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -38,17 +70,18 @@ def parse_host(text: str) -> tuple[str, IPAddress | None]:
     except ValueError:
         return _parse_name(text), None
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
-        raise Refused("scoped address")
+        raise Refused(RefusalKind.ADDRESS, "scoped address")
     return str(address), address
 
 
 def _parse_name(text: str) -> str:
     name = text.lower()
     labels = name.split(".")
-    if not name.isascii() or len(name) > _MAX_NAME or not all(map(_LABEL.fullmatch, labels)):
-        raise Refused("not a valid host name")
+    # The text itself: a Kelvin sign in lower case is a k.
+    if not text.isascii() or len(name) > _MAX_NAME or not all(map(_LABEL.fullmatch, labels)):
+        raise Refused(RefusalKind.BAD_HOST, "not a valid host name")
     if not labels[-1][0].isalpha():
-        raise Refused("not a valid host name: its last label must start with a letter")
+        raise Refused(RefusalKind.BAD_HOST, "not a valid host name: its last label must start with a letter")
     return name
 
 
@@ -56,21 +89,21 @@ def parse_port(text: str) -> int:
     """A port from 1 to 65535, or Refused."""
     digits = text.isascii() and text.isdigit() and len(text) <= len(str(_MAX_PORT))
     if not digits or not 0 < int(text) <= _MAX_PORT:
-        raise Refused("not a valid port")
+        raise Refused(RefusalKind.PORT, "not a valid port")
     return int(text)
 
 
 def parse_target(authority: str, default_port: int | None = None) -> Target:
     """`host:port`, `[v6]:port`, and `host` alone when there is a default port. Raises Refused."""
     if "@" in authority:
-        raise Refused("user information is not allowed in an authority")
+        raise Refused(RefusalKind.BAD_HOST, "user information is not allowed in an authority")
     host, colon, port = authority.rpartition(":")
     if not colon or authority.endswith("]"):
         if default_port is None:
-            raise Refused("no port")
+            raise Refused(RefusalKind.PORT, "no port")
         host, port = authority, str(default_port)
     if ":" in host and not host.startswith("["):
-        raise Refused("not a valid host name: an IPv6 address needs brackets")
+        raise Refused(RefusalKind.BAD_HOST, "not a valid host name: an IPv6 address needs brackets")
     name, address = parse_host(host)
     return Target(name, parse_port(port), address)
 
@@ -176,16 +209,21 @@ class Policy:
         if self.hosts is None or any(pattern.matches(target) for pattern in self.hosts):
             return
         if not self.hosts:
-            raise Refused("the script has no network access")
-        raise Refused("host is not on the script's allow-list")
+            raise Refused(RefusalKind.HOST_LIST, "the script has no network access")
+        raise Refused(RefusalKind.HOST_LIST, "host is not on the script's allow-list")
 
     def check_address(self, target: Target, address: IPAddress) -> None:
-        """Raises Refused when `address`, which the target resolved to, is neither public nor exempted."""
+        """Raises Refused when `address`, which the target resolved to, is neither public nor exempted.
+
+        A port of another protocol than HTTP is open to an exemption alone as well.
+        """
         if any(exemption.covers(target, address) for exemption in self.allow):
             return
+        if target.port in _FOREIGN_PORTS:
+            raise Refused(RefusalKind.PORT, f"port {target.port} belongs to another protocol than HTTP")
         reason = addresses.refusal(address) or ("address of this host" if addresses.is_own(address) else None)
         if reason:
-            raise Refused(reason)
+            raise Refused(RefusalKind.ADDRESS, reason)
 
 
 def _strings(data: Mapping[str, object], field: str) -> list[str]:

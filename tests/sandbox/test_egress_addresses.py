@@ -1,13 +1,18 @@
 """Which addresses a jail may reach, whatever the version of Python thinks of them."""
 
+import asyncio
 import ipaddress
 import socket
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sandbox.egress import addresses
+from sandbox.egress import addresses, resolver
+from sandbox.egress.policy import Policy, RefusalKind, Refused, Target
+from tests.sandbox.egress_support import ROOT
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -102,6 +107,13 @@ def test_a_public_address_passes_also_next_to_a_refused_range(text: str) -> None
     assert addresses.refusal(ipaddress.ip_address(text)) is None
 
 
+def test_what_python_learns_to_be_special_after_us_is_refused() -> None:
+    class Reserved(ipaddress.IPv4Address):
+        is_global = False
+
+    assert addresses.refusal(Reserved("8.8.8.8")) == "not a public address"
+
+
 @unhurried
 @given(st.ip_addresses(v=4))
 @example(ipaddress.IPv4Address("192.0.0.9"))
@@ -143,6 +155,44 @@ def test_an_ipv4_address_within_an_ipv6_address_never_passes(inner: ipaddress.IP
 def test_6to4_never_passes_whatever_it_carries(inner: ipaddress.IPv4Address, rest: int) -> None:
     outer = ipaddress.IPv6Address((0x2002 << 112) | (int(inner) << 80) | rest)
     assert addresses.refusal(outer) == "6to4 address"
+
+
+@pytest.mark.parametrize(("text", "reason"), REFUSED.items())
+def test_a_name_that_has_such_an_address_is_refused_like_the_address(text: str, reason: str) -> None:
+    async def resolve(name: str) -> list[addresses.IPAddress]:
+        return [ipaddress.ip_address("1.1.1.1"), ipaddress.ip_address(text)]
+
+    with pytest.raises(Refused) as caught:
+        asyncio.run(resolver.checked_addresses(Target("evil.test", 80), Policy(), resolve))
+    assert (str(caught.value), caught.value.kind) == (reason, RefusalKind.ADDRESS)
+
+
+HOST_WITH_PUBLIC_ADDRESS = """
+import ctypes, fcntl, ipaddress, os, socket, struct, sys
+from sandbox.egress.policy import Policy, Refused, Target
+
+NEW_USER, NEW_NET, SET_ADDRESS, SET_FLAGS, UP = 0x10000000, 0x40000000, 0x8916, 0x8914, 1
+if ctypes.CDLL(None, use_errno=True).unshare(NEW_USER | NEW_NET) != 0:
+    sys.exit(os.strerror(ctypes.get_errno()))
+own = "93.184.216.34"
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as interface:
+    fcntl.ioctl(interface, SET_FLAGS, struct.pack("16sH14x", b"lo", UP))
+    alias = struct.pack("16sH2x4s8x", b"lo:1", socket.AF_INET, socket.inet_aton(own))
+    fcntl.ioctl(interface, SET_ADDRESS, alias)
+for text in (own, "93.184.217.1"):
+    try:
+        Policy().check_address(Target("api.test", 443), ipaddress.ip_address(text))
+        print("passes")
+    except Refused as refused:
+        print(refused.kind, refused)
+"""
+
+
+def test_a_public_address_of_this_host_is_refused() -> None:
+    """In a network of its own, whose one interface has a public address."""
+    done = subprocess.run([sys.executable, "-c", HOST_WITH_PUBLIC_ADDRESS], cwd=ROOT, capture_output=True, check=False)
+    assert (done.stderr, done.returncode) == (b"", 0)
+    assert done.stdout.splitlines() == [b"address address of this host", b"passes"]
 
 
 def test_an_address_of_this_host_is_known_as_its_own() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sandbox.egress import policy
 from sandbox.egress.addresses import IPAddress
-from sandbox.egress.policy import Policy, Refused, Target
+from sandbox.egress.policy import Policy, RefusalKind, Refused, Target
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -47,6 +47,7 @@ LAN = ipaddress.ip_address("10.1.2.3")
         "fe80::1%eth0",
         "[fe80::1%25eth0]",
         "bücher.de",
+        "\u212aelvin.com",
         "\ud800.com",
         "user@example.com",
         "example.com/path",
@@ -142,6 +143,24 @@ def test_an_empty_host_list_means_no_network() -> None:
 def test_a_host_list_names_hosts_exactly_and_wildcards_stand_for_what_is_below(host: str, expected: bool) -> None:
     rules = Policy.from_json({"hosts": ["API.example.com", "*.foo.com", "93.184.216.34"]})
     assert allowed(rules, policy.parse_target(host, 443)) is expected
+
+
+@pytest.mark.parametrize(
+    ("authority", "kind"),
+    [
+        ("2130706433:80", RefusalKind.BAD_HOST),
+        ("exa mple.com:80", RefusalKind.BAD_HOST),
+        ("a@example.com:80", RefusalKind.BAD_HOST),
+        ("::1:80", RefusalKind.BAD_HOST),
+        ("[fe80::1%1]:80", RefusalKind.ADDRESS),
+        ("example.com:0", RefusalKind.PORT),
+        ("example.com", RefusalKind.PORT),
+    ],
+)
+def test_what_cannot_be_read_is_counted_by_what_is_wrong_with_it(authority: str, kind: RefusalKind) -> None:
+    with pytest.raises(Refused) as caught:
+        policy.parse_target(authority)
+    assert caught.value.kind is kind
 
 
 def reachable(rules: Policy, target: Target, address: IPAddress) -> bool:
