@@ -3,14 +3,20 @@ ends.
 
 nsjail's own cgroup flags are not used, since nsjail removes its groups at exit and with them the evidence
 (peak memory, cpu time, the kill counter). Version 1 needs the controllers memory, pids, cpu and cpuacct;
-version 2 a subtree that this process may write, as systemd's `Delegate=yes` or a container gives.
+version 2 a subtree that this process may write, as systemd's `Delegate=yes` or a container gives. Where both
+are mounted, the one that has the controllers is used.
+
+On version 2 a group that limits others may hold no processes. The launcher's own group therefore hands its
+processes, all of the service's, to a leaf beside the tree; nothing else about them changes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +30,14 @@ RUN_WEIGHT = 0.1
 """Below that of a boot: scripts that spin must not keep others from starting."""
 REFILL_WEIGHT = 0.02
 """For jails that nobody waits for: they boot on what others leave."""
+_LEFT_BYTES = 16 * 1024 * 1024
+"""What a group that another jail is to have may still be charged with: files that stay cached."""
 _V1_CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 _V2_CONTROLLERS = ("memory", "pids", "cpu")
+LEAF = "millrace-main"
+"""Where version 2 keeps the processes of the service; systemd can start them there (`DelegateSubgroup=`)."""
+_HAND_DOWN = " ".join(f"+{controller}" for controller in _V2_CONTROLLERS)
+_MOVES = 100
 
 
 class CgroupsUnavailable(Exception):
@@ -35,7 +47,7 @@ class CgroupsUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Counters of one group since it was made; the peak since `reset_peak`."""
+    """Counters of one group since it was made; the peak since `reset_peak`, or since then too if the kernel can't."""
 
     cpu_ms: float
     peak_memory_bytes: int
@@ -55,15 +67,18 @@ class Group(Protocol):
         """Share of the cpu when it is scarce; 1.0 is an ordinary group's."""
 
     def reset_peak(self) -> None:
-        """Start the peak anew, where the kernel can."""
+        """Start the peak anew, where the kernel can: version 2 from Linux 6.12, version 1 always."""
 
     def read(self) -> Reading: ...
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel killed for want of memory."""
 
+    def reset(self) -> bool:
+        """Make it as good as new for another jail; False if that can't be, and then it is to be removed."""
+
     def remove(self) -> None:
-        """Kill what is left in the group, and remove it. No error if it is gone."""
+        """Kill what is left in the group, remove it and close its files. No error if it is gone."""
 
 
 class Tree(Protocol):
@@ -80,18 +95,27 @@ class Tree(Protocol):
         """Remove the tree and all in it."""
 
 
-def open_tree(name: str) -> Tree:
-    """Make the tree `name` below this process's own groups; raises CgroupsUnavailable with the reason."""
-    mounts = _mounts()
-    missing = [controller for controller in _V1_CONTROLLERS if controller not in mounts]
-    if not missing:
-        return _TreeV1(name, {controller: mounts[controller] for controller in _V1_CONTROLLERS})
-    if "" in mounts:
-        return _TreeV2(name, mounts[""])
-    raise CgroupsUnavailable(
-        f"cgroup controllers {', '.join(missing)} are not mounted and there is no cgroup2 mount either; "
-        "mount cgroup2 on /sys/fs/cgroup, or run the container with its cgroups writable"
-    )
+def open_tree(name: str, proc: Path = Path("/proc")) -> Tree:
+    """Make the tree `name` below this process's own groups; raises CgroupsUnavailable with the reason.
+
+    The same name is the same place again, for this process and for others of its service.
+    """
+    groups = _own_groups(proc)
+    absent = [controller for controller in _V1_CONTROLLERS if controller not in groups]
+    if not absent:
+        return _TreeV1(name, {controller: groups[controller] for controller in _V1_CONTROLLERS})
+    if "" not in groups:
+        raise CgroupsUnavailable(
+            f"cgroup controllers {_list(absent)} are not mounted and there is no cgroup2 mount either; "
+            "mount cgroup2 on /sys/fs/cgroup, or run the container with its cgroups writable"
+        )
+    home = groups[""].parent if groups[""].name == LEAF else groups[""]
+    offered = _read(home / "cgroup.controllers").split() if (home / "cgroup.controllers").exists() else []
+    missing = [controller for controller in _V2_CONTROLLERS if controller not in offered]
+    if missing:
+        held = [controller for controller in missing if controller in groups]
+        raise CgroupsUnavailable(_why_missing(home, missing, held, absent, proc))
+    return _TreeV2(name, home)
 
 
 def clear(paths: list[str]) -> None:
@@ -102,14 +126,41 @@ def clear(paths: list[str]) -> None:
                 _empty_and_remove(Path(folder))
 
 
-def _mounts() -> dict[str, Path]:
+def _why_missing(home: Path, missing: list[str], held: list[str], absent: list[str], proc: Path) -> str:
+    if off := [controller for controller in missing if controller in _switched_off(proc)]:
+        return (
+            f"the kernel was started without the cgroup controllers {_list(off)}; take cgroup_disable={','.join(off)} "
+            f"off its command line (some boards need cgroup_enable={','.join(off)} on it)"
+        )
+    if held:
+        return (
+            f"cgroup version 1 has the controllers {_list(held)} but not {_list(absent)}, so that neither version is "
+            "complete; mount those as version 1 too, or start the host with systemd.unified_cgroup_hierarchy=1"
+        )
+    return (
+        f"cgroup2 at {home} offers no controllers {_list(missing)}; have them handed down (systemd: Delegate=yes in "
+        "the unit, or systemd-run --scope -p Delegate=yes; a container: --cgroupns=private and writable cgroups; "
+        f"else {' '.join(f'+{controller}' for controller in missing)} in cgroup.subtree_control of each group above)"
+    )
+
+
+def _switched_off(proc: Path) -> set[str]:
+    rows = [line.split() for line in (proc / "cgroups").read_text().splitlines()[1:]]
+    return {row[0] for row in rows if row[3] == "0"}
+
+
+def _list(controllers: list[str]) -> str:
+    return ", ".join(controllers)
+
+
+def _own_groups(proc: Path) -> dict[str, Path]:
     """This process's own group folder by controller; version 2 has the key "" (as in /proc/self/cgroup)."""
     own: dict[str, str] = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in (proc / "self" / "cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         own.update({controller: path for controller in controllers.split(",")})
     found: dict[str, Path] = {}
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in (proc / "self" / "mountinfo").read_text().splitlines():
         fields, _, tail = line.partition(" - ")
         fstype, _, options = tail.split(" ", 2)
         root, point = fields.split()[3:5]
@@ -123,8 +174,10 @@ def _mounts() -> dict[str, Path]:
 def _inside(point: Path, root: str, path: str) -> Path:
     """Where group `path` appears under a mount whose root is `root`; a container often mounts only its
     part."""
-    relative = os.path.relpath(path, root) if path.startswith(root) else path.lstrip("/")
-    folder = point / relative
+    # A group outside of the cgroup namespace has "/.." in its path; what is mounted is then the nearest.
+    if ".." in f"{root}/{path}".split("/") or not Path(path).is_relative_to(root):
+        return point
+    folder = point / Path(path).relative_to(root)
     return folder if folder.is_dir() else point
 
 
@@ -153,15 +206,60 @@ def _field(text: str, name: str) -> int:
     return 0
 
 
+def _refusal(what: str, error: OSError) -> CgroupsUnavailable:
+    if error.errno == errno.EROFS:
+        remedy = "mount it read-write, or run the container with its cgroups writable"
+    else:
+        remedy = (
+            "run as root, or give this user the subtree (systemd: Delegate=yes in the unit, or from a terminal "
+            "systemd-run --user --scope -p Delegate=yes)"
+        )
+    return CgroupsUnavailable(f"{what} ({error.strerror}); {remedy}")
+
+
 def _make(folder: Path) -> Path:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise CgroupsUnavailable(
-            f"cannot make the cgroup {folder} ({error.strerror}); run as root, or give this user the subtree "
-            "(systemd: Delegate=yes)"
-        ) from error
+        raise _refusal(f"cannot make the cgroup {folder}", error) from error
     return folder
+
+
+def _hand_down(folder: Path) -> None:
+    """Let the groups below `folder` be limited; its own processes move to a leaf if the kernel asks for it."""
+    for _ in range(_MOVES):
+        try:
+            _write(folder / "cgroup.subtree_control", _HAND_DOWN)
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise _refusal(f"cannot hand down the controllers of the cgroup {folder}", error) from error
+        # A process that is about to be moved may fork a new one, hence the rounds.
+        _move_processes(folder, _make(folder / LEAF))
+    raise CgroupsUnavailable(
+        f"the cgroup {folder} cannot be emptied: some of its processes do not move; start Millrace in a group of "
+        "its own (systemd-run --scope -p Delegate=yes)"
+    )
+
+
+def _move_processes(source: Path, target: Path) -> None:
+    for pid in _read(source / "cgroup.procs").split():
+        try:
+            _write(target / "cgroup.procs", pid)
+        except ProcessLookupError:
+            continue
+        except OSError as error:
+            raise _refusal(f"cannot move process {pid} to the cgroup {target}", error) from error
+
+
+def _kill_all(folder: Path) -> None:
+    if (folder / "cgroup.kill").exists():
+        _write(folder / "cgroup.kill", 1)
+        return
+    for pid in map(int, _read(folder / "cgroup.procs").split()):
+        # A process of a pid namespace that is not ours shows as 0, which to kill() is this process's own group.
+        if pid:
+            os.kill(pid, signal.SIGKILL)
 
 
 def _empty_and_remove(folder: Path) -> None:
@@ -173,11 +271,22 @@ def _empty_and_remove(folder: Path) -> None:
         except FileNotFoundError:
             return
         except OSError:
-            with contextlib.suppress(OSError, ValueError):
-                for pid in map(int, _read(folder / "cgroup.procs").split()):
-                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                _kill_all(folder)
             time.sleep(0.001 if attempt < 20 else 0.01)
     raise CgroupsUnavailable(f"the cgroup {folder} cannot be removed: processes in it do not end")
+
+
+class _Settings:
+    """Writes a group's files, each only when its value changes."""
+
+    def __init__(self) -> None:
+        self._written: dict[Path, object] = {}
+
+    def put(self, file: Path, value: object) -> None:
+        if self._written.get(file) != value:
+            _write(file, value)
+            self._written[file] = value
 
 
 class NoTree:
@@ -213,6 +322,9 @@ class _NoGroup:
     def oom_kills(self) -> int:
         return 0
 
+    def reset(self) -> bool:
+        return True
+
     def remove(self) -> None:
         """Nothing was made."""
 
@@ -242,8 +354,9 @@ class _GroupV1:
         self._peak_file = str(memory / "memory.max_usage_in_bytes")
         self._cpu_file = str(folders["cpuacct"] / "cpuacct.usage")
         self._has_swap_limit = self._swap_file.exists()
-        self._set: dict[Path, object] = {}
+        self._settings = _Settings()
         self._memory_limit = 0
+        self._earlier_kills = 0
         _write(cpu / "cpu.cfs_period_us", CPU_PERIOD_US)
 
     @property
@@ -252,8 +365,8 @@ class _GroupV1:
 
     def limit(self, memory_bytes: int, pids: int, cpus: float) -> None:
         self._limit_memory(memory_bytes)
-        self._once(self._folders["pids"] / "pids.max", pids)
-        self._once(self._folders["cpu"] / "cpu.cfs_quota_us", int(cpus * CPU_PERIOD_US))
+        self._settings.put(self._folders["pids"] / "pids.max", pids)
+        self._settings.put(self._folders["cpu"] / "cpu.cfs_quota_us", int(cpus * CPU_PERIOD_US))
 
     def _limit_memory(self, memory_bytes: int) -> None:
         # memory+swap may never be below memory: raise it first, lower it last.
@@ -261,16 +374,11 @@ class _GroupV1:
         if memory_bytes < self._memory_limit or self._memory_limit == 0:
             files.reverse()
         for file in files:
-            self._once(file, memory_bytes)
+            self._settings.put(file, memory_bytes)
         self._memory_limit = memory_bytes
 
     def weigh(self, weight: float) -> None:
-        self._once(self._folders["cpu"] / "cpu.shares", max(2, int(weight * 1024)))
-
-    def _once(self, file: Path, value: object) -> None:
-        if self._set.get(file) != value:
-            _write(file, value)
-            self._set[file] = value
+        self._settings.put(self._folders["cpu"] / "cpu.shares", max(2, int(weight * 1024)))
 
     def reset_peak(self) -> None:
         _write(self._peak_file, 0)
@@ -282,7 +390,19 @@ class _GroupV1:
         )
 
     def oom_kills(self) -> int:
+        return self._all_kills() - self._earlier_kills
+
+    def _all_kills(self) -> int:
         return _field(_read(self._folders["memory"] / "memory.oom_control"), "oom_kill")
+
+    def reset(self) -> bool:
+        # Who is in one of the groups is in all of them.
+        memory = self._folders["memory"]
+        if _read(memory / "cgroup.procs") or int(_read(memory / "memory.usage_in_bytes")) > _LEFT_BYTES:
+            return False
+        self._earlier_kills = self._all_kills()
+        self.reset_peak()
+        return True
 
     def remove(self) -> None:
         for folder in set(self._folders.values()):
@@ -292,28 +412,18 @@ class _GroupV1:
 class _TreeV2:
     version = 2
 
-    def __init__(self, name: str, own: Path) -> None:
-        available = _read(own / "cgroup.controllers").split() if (own / "cgroup.controllers").exists() else []
-        missing = [controller for controller in _V2_CONTROLLERS if controller not in available]
-        if missing:
-            raise CgroupsUnavailable(
-                f"cgroup2 at {own} offers no {', '.join(missing)} controller; delegate them to this user "
-                "(systemd: Delegate=yes), or run the container with a writable cgroup namespace"
-            )
-        self._make_room(own)
-        self._folder = _make(own / name)
-        _write(self._folder / "cgroup.subtree_control", " ".join(f"+{key}" for key in _V2_CONTROLLERS))
-
-    def _make_room(self, own: Path) -> None:
-        """A group that hands out controllers may hold no processes: move ours into a leaf beside the tree."""
-        wanted = " ".join(f"+{key}" for key in _V2_CONTROLLERS)
+    def __init__(self, name: str, home: Path) -> None:
+        self._folder = home / name
+        _hand_down(home)
+        _make(self._folder)
         try:
-            _write(own / "cgroup.subtree_control", wanted)
-        except OSError:
-            leaf = _make(own / "launcher")
-            for pid in _read(own / "cgroup.procs").split():
-                _write(leaf / "cgroup.procs", pid)
-            _write(own / "cgroup.subtree_control", wanted)
+            # Whoever moves a process needs this file of the nearest group that is above both places.
+            os.close(os.open(home / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+            _write(self._folder / "cgroup.subtree_control", _HAND_DOWN)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()
+            raise _refusal(f"cannot move processes within the cgroup {home}", error) from error
 
     def create(self, name: str) -> Group:
         return _GroupV2(_make(self._folder / name))
@@ -328,35 +438,72 @@ class _TreeV2:
 class _GroupV2:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._settings = _Settings()
+        self._peak_file = folder / "memory.peak"
+        self._has_peak = self._peak_file.exists()
+        # Before Linux 6.12 nobody may write it, so there the mode says so even to root.
+        self._resets_peak = self._has_peak and bool(self._peak_file.stat().st_mode & stat.S_IWUSR)
+        self._peak_fd = -1
+        self._memory_limit = 0
+        self._earlier_kills = 0
         if (folder / "memory.swap.max").exists():
             _write(folder / "memory.swap.max", 0)
-        _write(folder / "memory.oom.group", 0)
+        # A jail is one thing: if the kernel must kill in it, then nsjail and the runtime at once.
+        _write(folder / "memory.oom.group", 1)
 
     @property
     def join_files(self) -> tuple[str, ...]:
         return (f"{self._folder}/cgroup.procs",)
 
     def limit(self, memory_bytes: int, pids: int, cpus: float) -> None:
-        _write(self._folder / "memory.max", memory_bytes)
-        _write(self._folder / "pids.max", pids)
-        _write(self._folder / "cpu.max", f"{int(cpus * CPU_PERIOD_US)} {CPU_PERIOD_US}")
+        if memory_bytes != self._memory_limit:
+            # Version 1 refuses a limit below what is in use; this version would kill to get there.
+            if int(_read(self._folder / "memory.current")) > memory_bytes:
+                raise OSError(errno.EBUSY, "more memory is in use than the new limit", str(self._folder))
+            _write(self._folder / "memory.max", memory_bytes)
+            self._memory_limit = memory_bytes
+        self._settings.put(self._folder / "pids.max", pids)
+        self._settings.put(self._folder / "cpu.max", f"{int(cpus * CPU_PERIOD_US)} {CPU_PERIOD_US}")
 
     def weigh(self, weight: float) -> None:
-        _write(self._folder / "cpu.weight", max(1, int(weight * 100)))
+        self._settings.put(self._folder / "cpu.weight", max(1, int(weight * 100)))
 
     def reset_peak(self) -> None:
-        """memory.peak can be reset for one open file only, and only from kernel 6.12: it stays the jail's
-        peak."""
+        if not self._resets_peak:
+            return
+        # The kernel resets what this open file shows and no other, so it stays open until the group is removed.
+        if self._peak_fd < 0:
+            self._peak_fd = os.open(self._peak_file, os.O_RDWR | os.O_CLOEXEC)
+        os.pwrite(self._peak_fd, b"0", 0)
 
     def read(self) -> Reading:
-        peak = self._folder / "memory.peak"
         return Reading(
             cpu_ms=_field(_read(self._folder / "cpu.stat"), "usage_usec") / 1e3,
-            peak_memory_bytes=int(_read(peak if peak.exists() else self._folder / "memory.current")),
+            peak_memory_bytes=self._peak(),
         )
 
+    def _peak(self) -> int:
+        if self._peak_fd >= 0:
+            return int(os.pread(self._peak_fd, 32, 0))
+        return int(_read(self._peak_file if self._has_peak else self._folder / "memory.current"))
+
     def oom_kills(self) -> int:
+        return self._all_kills() - self._earlier_kills
+
+    def _all_kills(self) -> int:
         return _field(_read(self._folder / "memory.events"), "oom_kill")
 
+    def reset(self) -> bool:
+        if not self._resets_peak or _read(self._folder / "cgroup.procs"):
+            return False
+        if int(_read(self._folder / "memory.current")) > _LEFT_BYTES:
+            return False
+        self._earlier_kills = self._all_kills()
+        self.reset_peak()
+        return True
+
     def remove(self) -> None:
+        if self._peak_fd >= 0:
+            os.close(self._peak_fd)
+            self._peak_fd = -1
         _empty_and_remove(self._folder)
