@@ -2,7 +2,7 @@
 # make test    linters and all tests
 # make lint    linters alone: ruff, mypy, import contracts
 # make bench   measure speed
-# make setup   the set-up alone: virtual environment, locked dependencies, Node packages
+# make setup   the set-up alone: virtual environment, locked dependencies, packages of the runtimes
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -10,6 +10,7 @@ PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
 NODE_FOLDERS := sandbox/runtimes/node web/static
 NODE_STAMPS := $(NODE_FOLDERS:%=$(VENV)/.done/%/node_modules)
+PYTHON_RUNTIME := sandbox/runtimes/python
 JOBS ?= 2
 TESTS ?= tests
 
@@ -31,7 +32,7 @@ lint: setup
 bench: setup
 	$(PY) -m bench
 
-setup: $(VENV)/.done/project $(NODE_STAMPS)
+setup: $(VENV)/.done/project $(NODE_STAMPS) $(VENV)/.done/$(PYTHON_RUNTIME)/packages
 
 # Stamps: each step runs again only when the file that it depends on has changed.
 
@@ -63,4 +64,13 @@ $(VENV)/.done/%/node_modules: %/package-lock.json $(VENV)/.done/locked
 	      ci --ignore-scripts --no-audit --no-fund --loglevel=error; \
 	    test -f node_modules/.package-lock.json && exit 0; \
 	  done; echo "npm did not install the Node packages of $*"; exit 1
+	@mkdir -p $(@D) && touch $@
+
+# Pure Python alone, so that one copy serves every version of Python that scripts run on.
+$(VENV)/.done/$(PYTHON_RUNTIME)/packages: $(PYTHON_RUNTIME)/requirements.lock $(VENV)/.done/locked
+	@echo "Installing the locked packages of Python scripts"
+	@rm -rf $(PYTHON_RUNTIME)/packages
+	@$(PY) -m pip install -q --disable-pip-version-check --target $(PYTHON_RUNTIME)/packages --require-hashes --no-deps \
+	  --no-compile --only-binary=:all: --platform any --implementation py --abi none --python-version 3.11 \
+	  -r $(PYTHON_RUNTIME)/requirements.lock
 	@mkdir -p $(@D) && touch $@

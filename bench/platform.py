@@ -1,39 +1,28 @@
-"""Start a whole Millrace in an empty folder and print how long things take, client to client."""
+"""A whole Millrace in an empty folder, client to client."""
 
-import argparse
 import base64
 import hashlib
-import os
-import platform
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
 
+from bench.figures import repeat, report, show
 from tests.platform import Platform, start_platform, stop_platform
 
 HELLO = "exports.handler = async (payload) => ({ message: `Hello, ${payload.name || 'World'}!` });"
 LOGGING = HELLO.replace("=> (", "=> (console.log('greeting'), ")
 
 
-def main() -> None:
-    """Print one line per measure."""
-    options = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    options.add_argument("--runs", type=int, default=300, help="sync runs per measure")
-    options.add_argument("--idle", type=float, default=60, help="seconds of silence before the first run after idling")
-    options.add_argument("--idle-times", type=int, default=3)
-    chosen = options.parse_args()
-    print(f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}; "
-          "everything on one machine, sandbox strict, SQLite")
+def run(runs: int, idle_s: float, idle_times: int) -> None:
+    """Start it and print one line per measure."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         started = time.perf_counter()
         running = start_platform(Path(folder) / "home")
-        print(f"{'start until the self-check is through':<52} {time.perf_counter() - started:8.1f} s")
+        show("start until the self-check is through", f"{time.perf_counter() - started:8.1f} s")
         try:
-            measure(running, chosen.runs, chosen.idle, chosen.idle_times)
+            measure(running, runs, idle_s, idle_times)
         finally:
             stop_platform(running)
 
@@ -46,24 +35,13 @@ def measure(running: Platform, runs: int, idle_s: float, idle_times: int) -> Non
             create(client, name, source, isolation)
         for name in ("plain", "logging"):
             repeat(lambda name=name: execute(client, name), 20)  # type: ignore[misc]
-        report("sync hello, warm", repeat(lambda: execute(client, "plain"), runs))
+        report("sync hello, warm", repeat(lambda: execute(client, "plain"), runs), "p50 <= 6, p99 <= 25")
         report("sync hello with a log line, warm", repeat(lambda: execute(client, "logging"), runs))
         report("sync hello, a fresh jail each, 200 ms apart", repeat(lambda: execute(client, "fresh"), 30, pause_s=0.2))
-        report("first run of a new script, 200 ms apart", first_runs(client, 20))
-        report("async accept", repeat(lambda: submit(client, "plain"), runs))
+        report("first run of a new script, 200 ms apart", first_runs(client, 20), "p50 <= 20")
+        report("async accept", repeat(lambda: submit(client, "plain"), runs), "p99 <= 20")
         idle = [after_silence(client, idle_s) for _ in range(idle_times)]
-        report(f"first run after {idle_s:.0f} s of silence", idle)
-
-
-def repeat(action: Callable[[], None], times: int, pause_s: float = 0) -> list[float]:
-    """Milliseconds of each of so many calls, one at a time."""
-    taken = []
-    for _ in range(times):
-        time.sleep(pause_s)
-        began = time.perf_counter()
-        action()
-        taken.append((time.perf_counter() - began) * 1000)
-    return taken
+        report(f"first run after {idle_s:.0f} s of silence", idle, "p50 <= 10")
 
 
 def first_runs(client: httpx.Client, count: int) -> list[float]:
@@ -102,14 +80,3 @@ def submit(client: httpx.Client, name: str) -> None:
         f"/scripts/{name}/execute", json={"mode": "async", "trigger_type": "http", "payload": {}}
     ).raise_for_status()
 
-
-def report(name: str, taken: Sequence[float]) -> None:
-    """Minimum, median, 99th percentile and maximum in milliseconds."""
-    ordered = sorted(taken)
-    high = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-    print(f"{name:<52} {ordered[0]:8.1f} min {statistics.median(ordered):8.1f} p50 {high:8.1f} p99 "
-          f"{ordered[-1]:8.1f} max ms  (n={len(ordered)})", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,7 @@ from millrace.errors import Invalid, NotFound, NotReady
 from millrace.models import Runtime
 from millrace.services import Services
 
+FORGOTTEN_AFTER_MS = 10 * 60 * 1000
 _NAME = re.compile(r"[a-z0-9.]{1,30}")
 
 
@@ -31,9 +32,13 @@ class Offer:
 
 
 def register(services: Services, offers: Sequence[Offer]) -> None:
-    """Make these known, in place of what was known of the same names; any number of workers may do so at once."""
+    """Make these known, in place of what was known of the same names; any number of workers may do so at once.
+
+    To be repeated every minute: what no worker has offered for `FORGOTTEN_AFTER_MS` is not offered any more.
+    """
     now = services.clock()
     with transaction():
+        Runtime.delete().where(Runtime.updated_at < now - FORGOTTEN_AFTER_MS).execute()
         for offer in offers:
             libraries = [{"name": each.name, "version": each.version} for each in offer.libraries]
             Runtime.insert(

@@ -8,7 +8,7 @@ from typing import Any
 
 import peewee
 
-from millrace import diffs, events, objects, paging, runs, schedules, secrets, triggers
+from millrace import diffs, events, languages, objects, paging, runs, schedules, secrets, triggers
 from millrace.compiled import Row, place
 from millrace.database import UNREACHABLE, transaction
 from millrace.errors import Conflict, Invalid, NotFound, TooLarge
@@ -39,7 +39,7 @@ class NewScript:
     runtime: str
     source: bytes
     description: str | None = None
-    entry_point: str = "exports.handler"
+    entry_point: str | None = None  # the language's own unless said
     memory_mb: int = 256
     timeout_seconds: int = 30
     status: str = "active"
@@ -78,14 +78,15 @@ def create(services: Services, workspace_id: str, new: NewScript) -> Script:
     now = services.clock()
     script = Script(
         uuid=services.new_id(), workspace=workspace_id, slug=new.slug, display_name=new.display_name,
-        description=new.description, runtime=new.runtime, entry_point=new.entry_point, status=new.status, version=1,
+        description=new.description, runtime=new.runtime,
+        entry_point=new.entry_point or languages.of(new.runtime).entry_point, status=new.status, version=1,
         memory_mb=new.memory_mb, timeout_seconds=new.timeout_seconds, isolation=new.isolation,
         max_concurrent_runs=new.max_concurrent_runs, egress_hosts=new.egress_hosts, tags=dict(new.tags),
         created_at=now, updated_at=now,
     )
     if _exists(workspace_id, new.slug):
         raise _taken(new.slug)
-    key = _store_source(services, script.uuid, 1, new.source)
+    key = _store_source(services, script, 1, new.source)
     try:
         with transaction():
             script.save(force_insert=True)
@@ -119,7 +120,7 @@ def update(services: Services, script: Script, change: Change) -> Script:
     fresh = change.source is not None and _sha256(change.source) != current.hash
     key = ""
     if fresh and change.source is not None:
-        key = _store_source(services, script.uuid, script.version + 1, change.source)
+        key = _store_source(services, script, script.version + 1, change.source)
     try:
         with transaction():
             script = runs.lock_script(script.uuid)  # so that two updates at once do not undo each other
@@ -252,7 +253,7 @@ def rollback(services: Services, script: Script, number: int) -> Script:
     now = services.clock()
     content = source(services, version(script, number))
     expected = script.version
-    key = _store_source(services, script.uuid, expected + 1, content)
+    key = _store_source(services, script, expected + 1, content)
     try:
         with transaction():
             script = runs.lock_script(script.uuid)  # so that two updates at once do not undo each other
@@ -281,11 +282,12 @@ def _add_version(
                    created_at=now, restored_from=restored)
 
 
-def _store_source(services: Services, uuid: str, number: int, content: bytes) -> str:
+def _store_source(services: Services, script: Script, number: int, content: bytes) -> str:
+    language = languages.of(script.runtime)
     # The hash keeps two updates at once from writing to the same key; a token keeps a failed one from deleting
     # what the other wrote, should both carry the same content.
-    key = f"scripts/{uuid}/{number}-{_sha256(content)[:12]}-{services.new_id()[-8:]}.js"
-    services.objects.put(key, content, content_type="text/javascript")
+    key = f"scripts/{script.uuid}/{number}-{_sha256(content)[:12]}-{services.new_id()[-8:]}{language.suffix}"
+    services.objects.put(key, content, content_type=language.content_type)
     return key
 
 

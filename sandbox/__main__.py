@@ -18,11 +18,14 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sandbox import runtimes
 from sandbox.client import Sandbox
 from sandbox.job import JSON, CallRefused, Job, LogLine, SandboxUnavailable
+from sandbox.runtimes import Runtime
 
 _START_S = 30.0
-_USAGE = "usage: python -m sandbox FILE.js [PAYLOAD as JSON]"
+_USAGE = "usage: python -m sandbox FILE [PAYLOAD as JSON]; FILE ends with .js, .cjs or .py"
+_LANGUAGES = {".py": "python"}
 
 
 class _Terminal:
@@ -46,11 +49,12 @@ class _Terminal:
 
 
 @contextlib.contextmanager
-def _private_launcher(home: Path) -> Iterator[Path]:
+def _private_launcher(home: Path, runtime: str) -> Iterator[Path]:
     environ = {**os.environ, "MILLRACE_HOME": str(home), "MILLRACE_WARM_JAILS": "0"}
     log = home / "launcher.log"
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "sandbox.launcher", "--plain"], env=environ, stderr=output)
+        command = [sys.executable, "-m", "sandbox.launcher", "--plain", "--runtime", runtime]
+        process = subprocess.Popen(command, env=environ, stderr=output)
     socket_path = home / "run" / "launcher.sock"
     try:
         deadline = time.monotonic() + _START_S
@@ -64,6 +68,13 @@ def _private_launcher(home: Path) -> Iterator[Path]:
         process.wait()
 
 
+def _runtime_for(file: Path) -> Runtime:
+    """The default one of the file's language, or the only kind of Python that is here."""
+    language = _LANGUAGES.get(file.suffix, "javascript")
+    offered = [each for each in runtimes.load_all().values() if each.language == language]
+    return next((each for each in offered if each.name == runtimes.DEFAULT), offered[0])
+
+
 def main(arguments: Sequence[str]) -> int:
     if not 1 <= len(arguments) <= 2:
         print(_USAGE, file=sys.stderr)
@@ -74,12 +85,21 @@ def main(arguments: Sequence[str]) -> int:
     except (OSError, ValueError) as error:
         print(f"{error}\n{_USAGE}", file=sys.stderr)
         return 2
+    runtime = _runtime_for(Path(arguments[0]))
     run_id = str(uuid.uuid4())
-    job = Job(run_id=run_id, files={"index.js": source}, payload=payload, context={"runId": run_id})
+    job = Job(
+        run_id=run_id,
+        runtime=runtime.name,
+        files={runtime.main: source},
+        main=runtime.main,
+        entry_point="handler",
+        payload=payload,
+        context={"runId": run_id},
+    )
     try:
         with (
             tempfile.TemporaryDirectory(prefix="millrace-") as home,
-            _private_launcher(Path(home)) as socket_path,
+            _private_launcher(Path(home), runtime.name) as socket_path,
         ):
             outcome = Sandbox(socket_path).run(job, _Terminal(), threading.Event())
     except SandboxUnavailable as error:

@@ -10,8 +10,9 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sandbox import protocol, verdict
 from sandbox.conversation import Conversation, Ending
@@ -23,6 +24,7 @@ _ACCOUNT_WAIT_S = 10.0
 _TICK_MS = 100
 _IDLE_LINES = 64
 _KEY_CHARS = 64
+_BROKEN_JAILS = 2
 
 
 class Sandbox:
@@ -42,21 +44,30 @@ class Sandbox:
         for.
         """
         line, granted = self._acquire(job, cancel)
-        if granted is None:
-            line.close()
-            return Outcome(Kind.CANCELLED, error=verdict.cancelled())
         try:
-            if not sink.on_assigned():
+            if granted is not None and not sink.on_assigned():
+                granted.close()
                 raise Abandoned("the run was abandoned before its job was sent")
-            outcome = _carry(line, granted, job, sink, cancel)
+            outcome = _carry_through(line, granted, job, sink, cancel)
         except BaseException:
             # Closing the line has the launcher kill the jail.
             line.close()
             raise
-        finally:
-            granted.close()
         self._put_back(line)
         return outcome
+
+    def figures(self) -> Mapping[str, Any]:
+        """What the pool of jails did since anybody last asked, and how it stands; see `sandbox.figures.Figures.take`.
+
+        Raises SandboxUnavailable.
+        """
+        line = _connect(self._socket_path)
+        try:
+            return line.figures()
+        except _LineClosed as error:
+            raise SandboxUnavailable(f"the launcher closed the connection: {error}") from error
+        finally:
+            line.close()
 
     def close(self) -> None:
         """Close idle connections. Runs under way go on."""
@@ -94,6 +105,10 @@ class Sandbox:
 
 class _LineClosed(Exception):
     """The launcher is gone."""
+
+
+class _JailBroken(Exception):
+    """A reused jail did not get as far as the handler: what an earlier run left in it broke it."""
 
 
 class _Granted:
@@ -134,6 +149,8 @@ class _Line:
                 "timeout_ms": limits.timeout_ms,
                 "reuse_key": key,
                 "hosts": job.egress_hosts,
+                "egress_group": job.egress_group,
+                "preloaded": job.preloaded,
             }
         )
         if not self._wait(_BOOT_WAIT_S, cancel):
@@ -146,9 +163,17 @@ class _Line:
             raise SandboxUnavailable(str(answer["error"]))
         return _Granted(str(answer["origin"]), descriptors)
 
-    def finish(self, *, keep: bool, ended: bool) -> Mapping[str, Any]:
+    def figures(self) -> Mapping[str, Any]:
+        """What the pool counted; raises _LineClosed when the launcher is gone."""
+        self._send({"op": "figures"})
+        return self._answer()
+
+    def finish(self, state: str, *, ended: bool) -> Mapping[str, Any]:
         """Give the jail back and get the account of the job; raises _LineClosed when the launcher is gone."""
-        self._send({"op": "finish", "keep": keep, "ended": ended})
+        self._send({"op": "finish", "state": state, "ended": ended})
+        return self._answer()
+
+    def _answer(self) -> Mapping[str, Any]:
         if not self._wait(_ACCOUNT_WAIT_S, None):
             raise _LineClosed("it does not answer")
         return self._receive()[0]
@@ -193,11 +218,36 @@ def _connect(path: Path) -> _Line:
     return _Line(connected)
 
 
+def _carry_through(
+    line: _Line, granted: _Granted | None, job: Job, sink: Sink, cancel: threading.Event
+) -> Outcome:
+    """Carry the job in the jail at hand; one that breaks before the handler is entered is replaced.
+
+    After the second it is by one that nobody has used, which can't break that way.
+    """
+    broken = 0
+    while granted is not None:
+        try:
+            with contextlib.closing(granted):
+                return _carry(line, granted, job, sink, cancel)
+        except _JailBroken:
+            broken += 1
+        try:
+            granted = line.acquire(job if broken < _BROKEN_JAILS else replace(job, reuse_key=None), cancel)
+        except _LineClosed as error:
+            raise SandboxUnavailable(f"the launcher is gone: {error}") from error
+    # The launcher is still about to answer.
+    line.close()
+    return Outcome(Kind.CANCELLED, error=verdict.cancelled())
+
+
 def _carry(line: _Line, granted: _Granted, job: Job, sink: Sink, cancel: threading.Event) -> Outcome:
     started = time.monotonic()
     talk = Conversation(job, sink, cancel, granted.pipes, has_script=granted.origin == "reused")
     ending = talk.run()
     duration_ms = 1000 * (time.monotonic() - started)
+    if granted.origin == "reused" and not talk.reached_handler and ending.kind is not Kind.CANCELLED:
+        _end_broken(line)
     answered = ending.kind not in (None, Kind.TIMEOUT, Kind.CANCELLED)
     account: Mapping[str, Any] = {}
     if answered:
@@ -205,18 +255,33 @@ def _carry(line: _Line, granted: _Granted, job: Job, sink: Sink, cancel: threadi
         talk.drain()
         # The answer stands even if the launcher is gone by now; only its account is lost.
         with contextlib.suppress(_LineClosed):
-            account = line.finish(keep=ending.clean, ended=False)
+            account = line.finish(_state(ending), ended=False)
         if not account:
             line.close()
     else:
         try:
-            account = line.finish(keep=False, ended=True)
+            account = line.finish("failed", ended=True)
         except _LineClosed as error:
             # We stopped listening to a jail that was still alive: it may have entered the handler since.
             reached = talk.reached_handler or ending.kind is not None
             raise SandboxUnavailable(f"the launcher is gone: {error}", reached_handler=reached) from error
         talk.drain()
     return _outcome(ending, talk, account, job, granted.origin, duration_ms)
+
+
+def _end_broken(line: _Line) -> NoReturn:
+    try:
+        line.finish("broken", ended=True)
+    except _LineClosed as error:
+        raise SandboxUnavailable(f"the launcher is gone: {error}") from error
+    raise _JailBroken
+
+
+def _state(ending: Ending) -> str:
+    """What the launcher is told of a jail that has answered."""
+    if ending.clean:
+        return "clean"
+    return "leftovers" if ending.kind is Kind.SUCCEEDED else "failed"
 
 
 def _outcome(
@@ -236,6 +301,8 @@ def _outcome(
         jail="reused" if origin == "reused" else "warm" if origin == "warm" else "cold",
     )
     refused = tuple(
-        Refused(str(item["host"]), int(item["port"]), str(item["reason"])) for item in account.get("refused", ())
+        Refused(str(item["host"]), int(item["port"]), str(item["reason"]), str(item["kind"]))
+        for item in account.get("refused", ())
     )
-    return Outcome(kind, ending.result, error, talk.reached_handler, duration_ms, usage, refused)
+    counts = account.get("refused_counts", {})
+    return Outcome(kind, ending.result, error, talk.reached_handler, duration_ms, usage, refused, counts)

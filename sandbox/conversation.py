@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
+import struct
+import termios
 import threading
 import time
 from collections import deque
@@ -20,9 +23,14 @@ _TICK_S = 0.1
 _FLUSH_BYTES = 256 * 1024
 _CHUNK_BYTES = 256 * 1024
 _STDERR_TAIL_BYTES = 16 * 1024
-_DRAIN_BYTES = 4 * 1024 * 1024
-_THROTTLE_S = 0.02
+_THROTTLE_S = 0.05
 """A run that floods a full log is read this seldom: it costs nearly nothing, and the script feels it."""
+_GRACE_S = 2.0
+_SHARE = 0.04
+_KEPT_S_PER_BYTE = 1e-7
+"""What one run may cost of the worker's processor: a grace, a share of its time, and what it takes to keep its log,
+secrets masked and all. A run that costs more is listened to less often: its pipes fill, and it waits. What the sink
+does for calls and artifacts is not counted: it has bounds of its own."""
 _UNANSWERED_BYTES = 16 * 1024 * 1024
 _ERROR_KINDS = frozenset(
     {
@@ -76,7 +84,8 @@ class Conversation:
         self._unsent = 0
         self._poll = select.poll()
         self._polls_job = False
-        self._throttled = False
+        self._throttled: set[int] = set()
+        self._served_s = 0.0
         self._calls = 0
         self._artifacts = 0
         self._artifact_bytes = 0
@@ -93,7 +102,8 @@ class Conversation:
         for fd in (self._pipes.control, *self._log_fds()):
             self._poll.register(fd, select.POLLIN)
         self._last_flush = time.monotonic()
-        deadline = self._last_flush + self._job.limits.timeout_ms / 1000
+        began, began_cpu = self._last_flush, time.thread_time()
+        deadline = began + self._job.limits.timeout_ms / 1000
         self._send(self._job_frame())
         while self._ending is None:
             now = time.monotonic()
@@ -101,16 +111,26 @@ class Conversation:
                 return Ending(Kind.TIMEOUT, error=verdict.timed_out(self._job.limits))
             if self._cancel.is_set():
                 return Ending(Kind.CANCELLED, error=verdict.cancelled())
-            tick = _THROTTLE_S if self._throttled else _TICK_S
-            self._serve(self._poll.poll(max(1, 1000 * min(tick, deadline - now) + 0.5)))
+            if time.thread_time() - began_cpu - self._served_s > self._allowance(now - began):
+                self._cancel.wait(min(_THROTTLE_S, deadline - now))
+            else:
+                tick = _THROTTLE_S if self._throttled else _TICK_S
+                self._serve(self._poll.poll(max(1, 1000 * min(tick, deadline - now) + 0.5)))
             self._flush_when_due()
         return self._ending
 
+    def _allowance(self, elapsed: float) -> float:
+        """Seconds of the worker's processor that the run may have cost by now."""
+        return _GRACE_S + _SHARE * elapsed + _KEPT_S_PER_BYTE * self.log.kept_bytes
+
     def drain(self) -> None:
-        """Read what the jail wrote before its end, and pass on every line that is left."""
+        """Read what the jail wrote before its end, and pass on every line that is left.
+
+        That is what the pipes hold now: a jail that is alive may go on writing for ever.
+        """
         for fd in self._log_fds():
-            left = _DRAIN_BYTES
-            while left > 0 and (chunk := _read(fd)):
+            left = _readable_bytes(fd)
+            while left > 0 and (chunk := _read(fd, min(left, _CHUNK_BYTES))):
                 left -= len(chunk)
                 self._on_log_chunk(fd, chunk)
         for fd, lines in self._raw.items():
@@ -185,9 +205,10 @@ class Conversation:
     # From the jail
 
     def _serve(self, events: list[tuple[int, int]]) -> None:
-        if self._throttled:
-            for fd in self._log_fds():
-                self.log.drop(len(_read(fd, 1024 * 1024)))
+        for fd in self._throttled:
+            size = len(_read(fd, 1024 * 1024))
+            if self.log.is_full:
+                self.log.drop(size)
         silent = False
         for fd, _ in events:
             if fd == self._pipes.job:
@@ -202,11 +223,17 @@ class Conversation:
                 self._poll.unregister(fd)
         if silent and self._ending is None:
             self._ending = Ending()
-        if self.log.is_full and not self._throttled:
-            self._throttled = True
-            for fd in self._log_fds():
-                with contextlib.suppress(KeyError):
-                    self._poll.unregister(fd)
+        if self.log.is_full:
+            self._throttle(*self._log_fds())
+        elif self._records.damage is not None:
+            self._throttle(self._pipes.log)
+
+    def _throttle(self, *fds: int) -> None:
+        """What comes from these is of no use any more, but who writes must not wait for ever."""
+        for fd in set(fds) - self._throttled:
+            self._throttled.add(fd)
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(fd)
 
     def _on_log_chunk(self, fd: int, chunk: bytes) -> None:
         if fd == self._pipes.stderr:
@@ -241,9 +268,10 @@ class Conversation:
 
     def _on_frame(self, frame: protocol.Frame) -> None:
         if frame.type == protocol.STARTED:
-            if not self.reached_handler:
-                self.reached_handler = True
-                self._sink.on_start()
+            if self.reached_handler:
+                raise protocol.ProtocolError("it entered its handler twice")
+            self.reached_handler = True
+            self._sink.on_start()
         elif frame.type == protocol.RESULT:
             self._on_result(frame)
         elif frame.type == protocol.ERROR:
@@ -270,7 +298,8 @@ class Conversation:
             return
 
         def text(key: str) -> str:
-            return output.clean(str(frame.header.get(key, "")), protocol.ERROR_TEXT_CHARS)
+            value = frame.header.get(key)
+            return output.clean(value, protocol.ERROR_TEXT_CHARS) if isinstance(value, str) else ""
 
         error = ScriptError(text("name"), text("message"), text("stack"))
         self._ending = Ending(Kind(kind), error=error)
@@ -289,9 +318,7 @@ class Conversation:
         if not isinstance(number, int) or abs(number) > 2**53:
             raise protocol.ProtocolError("a call has no number")
         try:
-            answer = self._call(frame) if frame.type == protocol.CALL else None
-            if frame.type == protocol.ARTIFACT:
-                self._artifact(frame)
+            answer = self._asked(frame)
             data = json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
             if len(data) > protocol.REPLY_BYTES:
                 raise CallRefused(f"the answer is {len(data)} bytes; at most {protocol.REPLY_BYTES} are allowed")
@@ -301,6 +328,16 @@ class Conversation:
             )
         else:
             self._send(protocol.encode_frame(protocol.REPLY, {"id": number, "ok": True}, data))
+
+    def _asked(self, frame: protocol.Frame) -> object:
+        began = time.thread_time()
+        try:
+            if frame.type == protocol.CALL:
+                return self._call(frame)
+            self._artifact(frame)
+            return None
+        finally:
+            self._served_s += time.thread_time() - began
 
     def _call(self, frame: protocol.Frame) -> object:
         self.sdk_calls += 1
@@ -337,6 +374,11 @@ def _read(fd: int, size: int = _CHUNK_BYTES) -> bytes:
         return os.read(fd, size)
     except BlockingIOError:
         return b""
+
+
+def _readable_bytes(fd: int) -> int:
+    (size,) = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))
+    return int(size)
 
 
 def _broken(what: str) -> ScriptError:

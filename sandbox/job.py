@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 JSON = Any
 """A JSON value: None, bool, int, float, str, list or dict with str keys."""
@@ -98,11 +98,14 @@ class Job:
     must change whenever files, secrets or env change: a reused jail keeps the code that it loaded."""
     egress_hosts: tuple[str, ...] | None = None
     """Hosts that the script may reach; None means any public host, () none."""
+    egress_group: str | None = None
+    """Jobs of one group share the limits on connections, rate and bytes to the outside, whichever jail they run in."""
+    preloaded: bool = False
+    """Whether it is worth a jail that has loaded the runtime's large libraries; see `Runtime.is_preloaded_for`."""
     limits: Limits = field(default_factory=Limits)
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(NamedTuple):
     time_ms: int
     """Epoch milliseconds; never before the run's start, never later than its arrival, never falling."""
     level: LogLevel
@@ -125,6 +128,8 @@ class Refused:
     host: str
     port: int
     reason: str
+    kind: str = "other"
+    """One of a few words, for counting; `reason` is for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,9 @@ class Outcome:
     """From the moment the job was handed to the jail to its end."""
     usage: Usage = field(default_factory=Usage)
     refused: tuple[Refused, ...] = ()
+    """The first of the connections that were not allowed."""
+    refused_counts: Mapping[str, int] = field(default_factory=dict)
+    """All of them, by kind."""
 
 
 class CallRefused(Exception):

@@ -7,6 +7,7 @@ jail's pipes as descriptors. When a connection closes, its jail is killed.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -18,22 +19,27 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sandbox import cgroups, environment, nsjail, place, protocol, proxylink, rootfs, runtimes, selftest
 from sandbox.config import ConfigError, SandboxConfig
+from sandbox.demand import Demand, Shape
 from sandbox.lease import Account, Jail, Request, Waiter
 from sandbox.loop import Loop
 from sandbox.pool import Pool
+from sandbox.roots import Roots
+from sandbox.runtimes import Runtime
 from sandbox.slots import Slots
 
 DRAIN_S = 35.0
 """After SIGTERM running jobs may go on for this long; a second signal ends them at once."""
-DEFAULT_SHAPE = ("nodejs20", 256)
+WARM_MB = 256
+"""The size of script for which jails are ready before the first one is asked for."""
+MOST_PER_CORE = 4
+"""Jails of one shape that are kept ready, at the height of a burst."""
 _REFUSED_SHOWN = 64
-_USAGE = "usage: python -m sandbox.launcher [--plain]; --plain logs text for people instead of JSON lines"
 _log = logging.getLogger("millrace.launcher")
 
 
@@ -72,7 +78,9 @@ class _Connection:
             self.close()
 
     def _on_message(self, message: dict[str, Any]) -> None:
-        if message.get("op") == "acquire" and self._jail is None and self._waiter is None:
+        if message.get("op") == "figures" and self._jail is None and self._waiter is None:
+            self._send(self._launcher.pool.figures())
+        elif message.get("op") == "acquire" and self._jail is None and self._waiter is None:
             self._acquire(message)
         elif message.get("op") == "finish" and self._jail is not None:
             self._finish(self._jail, message)
@@ -90,8 +98,10 @@ class _Connection:
             timeout_ms=int(message["timeout_ms"]),
             reuse_key=message["reuse_key"],
             hosts=None if hosts is None else tuple(hosts),
+            egress_group=message["egress_group"],
+            preloaded=bool(message["preloaded"]),
         )
-        if request.runtime not in self._launcher.runtime_names:
+        if request.runtime not in self._launcher.roots.names:
             self._send({"error": f"there is no runtime {request.runtime!r}"})
             return
         waiter = self._launcher.pool.acquire(request, self._on_ready, self._on_failed)
@@ -112,8 +122,8 @@ class _Connection:
     def _finish(self, used: Jail, message: dict[str, Any]) -> None:
         self._jail = None
         self._accounting = True
-        keep, ended = bool(message["keep"]), bool(message["ended"])
-        self._launcher.pool.finish(used, keep=keep, ended=ended, done=self._on_account)
+        state, ended = str(message["state"]), bool(message["ended"])
+        self._launcher.pool.finish(used, state=state, ended=ended, done=self._on_account)
 
     def _on_account(self, account: Account) -> None:
         refused = list(account.traffic.refused)[:_REFUSED_SHOWN]
@@ -126,6 +136,7 @@ class _Connection:
                 "bytes_in": account.traffic.bytes_in,
                 "bytes_out": account.traffic.bytes_out,
                 "refused": refused,
+                "refused_counts": account.traffic.refused_counts,
             }
         )
         self._accounting = False
@@ -160,8 +171,11 @@ class _Connection:
 
 
 class Launcher:
-    def __init__(self, config: SandboxConfig) -> None:
-        """Prepare roots, groups and slots, clear what a crash left behind, and listen. Raises StartError."""
+    def __init__(self, config: SandboxConfig, offered: Mapping[str, Runtime]) -> None:
+        """Prepare roots, groups and slots, clear what a crash left behind, and listen. Raises StartError.
+
+        The first of the runtimes is the one that is kept warm from the start.
+        """
         self._config = config
         self._loop = Loop()
         self._connections: set[_Connection] = set()
@@ -172,25 +186,22 @@ class Launcher:
         self._lock = _lock(folder / "launcher.lock")
         self._state_file = folder / "cgroups.json"
         self._tree = self._open_tree()
-        built = {
-            name: (runtime, rootfs.build(runtime, folder / "roots")) for name, runtime in runtimes.load_all().items()
-        }
-        for _, root in built.values():
-            rootfs.remove_others(folder / "roots", root)
         seen = place.open_to_jails(folder)
-        built = {name: (runtime, seen / root.relative_to(folder)) for name, (runtime, root) in built.items()}
+        self.roots = Roots(self._loop, offered, folder / "roots", seen / "roots")
         probe_root = seen / selftest.build_probe_root(folder / "roots").relative_to(folder)
-        self.runtime_names = frozenset(built)
         self._proxy = (
-            proxylink.ProxyLink(self._loop, config.egress_allow, self._on_proxy_exit)
+            proxylink.ProxyLink(self._loop, config.egress_allow, self._on_proxy_exit, config.egress_limits)
             if proxylink.is_installed()
             else None
         )
         self._slots = Slots(folder / "slots", seen / "slots", self._tree, self._proxy)
-        self._check(selftest.quick(self._slots, *built[DEFAULT_SHAPE[0]], probe_root, self._tree.version))
+        runtime, root = self.roots.prepared
+        version, allow = self._tree.version, config.egress_allow
+        self._check(selftest.quick(self._slots, runtime, root, probe_root, version, self._proxy, allow))
         memory_budget = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-        targets = {DEFAULT_SHAPE: config.warm_jails}
-        self.pool = Pool(self._loop, self._slots, built, targets, self._proxy, memory_budget)
+        most = max(config.warm_jails, MOST_PER_CORE * len(os.sched_getaffinity(0))) if config.warm_jails else 0
+        wanted = Demand({Shape(runtime.name, WARM_MB): config.warm_jails}, most)
+        self.pool = Pool(self._loop, self._slots, self.roots, wanted, self._proxy, memory_budget)
         self._listener = _listen(config.socket_path)
         self._loop.watch(self._listener.fileno(), self._on_connection)
         self._wake_up, wake = socket.socketpair()
@@ -240,6 +251,7 @@ class Launcher:
 
     def discard(self) -> None:
         """Remove what this launcher made outside of its own process."""
+        self.roots.close()
         if self._proxy is not None:
             self._proxy.close()
         self._slots.remove()
@@ -350,18 +362,30 @@ def _set_up_logging(plain: bool) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
+def _offered(names: Sequence[str]) -> Mapping[str, Runtime]:
+    """The runtimes of these names, or all that are installed, the default one first. Raises StartError."""
+    try:
+        chosen = {name: runtimes.named(name) for name in names or (runtimes.DEFAULT,)}
+    except runtimes.UnknownRuntime as error:
+        raise StartError(
+            f"{error}. `make setup` installs Node's runtimes; Python's are the interpreters of this host"
+        ) from error
+    return chosen if names else {**chosen, **runtimes.load_all()}
+
+
 def main(arguments: Sequence[str]) -> int:
-    if arguments not in ([], ["--plain"]):
-        print(_USAGE, file=sys.stderr)
-        return os.EX_USAGE
-    _set_up_logging(plain="--plain" in arguments)
+    parser = argparse.ArgumentParser(prog="python -m sandbox.launcher", description=__doc__)
+    parser.add_argument("--plain", action="store_true", help="log text for people instead of JSON lines")
+    parser.add_argument("--runtime", action="append", default=[], help="offer this one only; may be repeated")
+    options = parser.parse_args(arguments)
+    _set_up_logging(plain=options.plain)
     _log.info("launcher %d starts", os.getpid())
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         config = SandboxConfig.from_env(os.environ)
         environment.drop_the_rest(os.environ)
-        launcher = Launcher(config)
+        launcher = Launcher(config, _offered(options.runtime))
     except (
         StartError,
         ConfigError,

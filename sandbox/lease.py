@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sandbox import jail
+from sandbox.demand import Shape
 from sandbox.loop import Timer
 from sandbox.proxylink import Traffic
 from sandbox.slots import Slot
@@ -22,18 +23,22 @@ class Request:
     timeout_ms: int
     reuse_key: str | None
     hosts: tuple[str, ...] | None
+    egress_group: str | None = None
+    """Whose limits on connections, rate and bytes it shares with other jails."""
+    preloaded: bool = False
+    """Whether it loads large libraries, so that a jail that has them is worth its memory."""
 
     @property
-    def shape(self) -> tuple[str, int]:
-        """Jails of one shape boot alike: V8 takes its heap's limit at boot only."""
-        return (self.runtime, self.memory_mb)
+    def shape(self) -> Shape:
+        """What kind of jail serves it."""
+        return Shape(self.runtime, self.memory_mb, self.preloaded)
 
     @property
     def reuse_as(self) -> tuple[object, ...] | None:
         """A used jail serves only requests that are equal in all but the time limit."""
         if self.reuse_key is None:
             return None
-        return (self.reuse_key, self.runtime, self.memory_mb, self.pids, self.cpus, self.hosts)
+        return (self.reuse_key, self.shape, self.pids, self.cpus, self.hosts, self.egress_group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,9 @@ class Account:
 class Jail:
     slot: Slot
     process: jail.JailProcess
-    shape: tuple[str, int]
+    shape: Shape
     state: str = "booting"
+    started_at: float = 0.0
     booted_at: float = 0.0
     runs: int = 0
     request: Request | None = None

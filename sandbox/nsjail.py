@@ -9,6 +9,7 @@ import string
 from collections.abc import Sequence
 from pathlib import Path
 
+from sandbox.demand import Shape
 from sandbox.runtimes import Runtime
 
 FOLDER = Path(__file__).parent
@@ -93,10 +94,15 @@ def arguments(binary: Path, config: Path, inner: Sequence[str], outer_id: int) -
     ]
 
 
-def runtime_command(runtime: Runtime, memory_mb: int) -> Sequence[str]:
-    """The command that boots `runtime` with the heap of a script of this size."""
-    heap_mb = str(int(memory_mb * HEAP_SHARE))
+def runtime_command(runtime: Runtime, shape: Shape, *, hurry: bool = False) -> Sequence[str]:
+    """The command that boots `runtime` for jails of this shape: with its heap, and with the names of what to load.
+
+    In a hurry it does not rehearse: a job is waiting, and gains less by that than it takes.
+    """
+    heap_mb = str(int(shape.memory_mb * HEAP_SHARE))
     return [
         runtime.binary_in_jail,
         *(string.Template(part).substitute(HEAP_MB=heap_mb) for part in runtime.arguments),
+        *(["--hurry"] if hurry else []),
+        *(runtime.preload if shape.preloaded else ()),
     ]

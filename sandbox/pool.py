@@ -10,16 +10,18 @@ import contextlib
 import logging
 import os
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any
 
-from sandbox import cgroups, jail, nsjail, protocol
+from sandbox import cgroups, demand, jail, nsjail, protocol
+from sandbox.demand import Demand, Shape
+from sandbox.figures import Figures
 from sandbox.lease import Account, Jail, Request, Waiter
 from sandbox.loop import Loop, Timer
+from sandbox.parking import Parking
 from sandbox.proxylink import ProxyLink, Traffic
-from sandbox.runtimes import Runtime
+from sandbox.roots import Roots
 from sandbox.slots import NoFreeSlot, Slot, Slots
 
 BOOT_TIMEOUT_S = 20.0
@@ -36,6 +38,8 @@ PIDS_AT_BOOT = 64
 REFILL_DELAY_S = 0.02
 """Booting costs a fork here and a core there: it waits until the job that emptied the place has been served."""
 REFILL_BACKOFF_S = (1.0, 60.0)
+TRIM_S = 10.0
+"""How often jails that nobody asks for any more are looked for."""
 GIVE_BACK_AGAIN_S = (1.0, 4.0, 16.0, 60.0)
 """When a slot whose group could not be emptied is tried again; after the last it stays out of use."""
 _log = logging.getLogger("millrace.launcher")
@@ -46,29 +50,30 @@ class Pool:
         self,
         loop: Loop,
         slots: Slots,
-        roots: Mapping[str, tuple[Runtime, Path]],
-        targets: Mapping[tuple[str, int], int],
+        roots: Roots,
+        wanted: Demand,
         proxy: ProxyLink | None,
         memory_budget: int,
     ) -> None:
-        """`targets` says how many warm jails to keep per shape, `memory_budget` what parked jails may
-        hold."""
+        """`wanted` says how many warm jails to keep per shape, `memory_budget` what warm and parked jails
+        may hold together, in bytes."""
         self._loop = loop
         self._slots = slots
         self._roots = roots
-        self._targets = dict(targets)
+        roots.on_built = self._on_root_built
+        self._demand = wanted
         self._proxy = proxy
         self._memory_budget = memory_budget
         self._binary = nsjail.find_binary()
         self._jails: set[Jail] = set()
-        self._warm: dict[tuple[str, int], deque[Jail]] = {}
-        self._parked: OrderedDict[Jail, tuple[object, ...]] = OrderedDict()
-        self._by_key: dict[tuple[object, ...], list[Jail]] = {}
-        self._parked_bytes = 0
-        self._waiters: dict[tuple[str, int], deque[Waiter]] = {}
+        self._warm: dict[Shape, deque[Jail]] = {}
+        self._parked = Parking()
+        self._waiters: dict[Shape, deque[Waiter]] = {}
+        self._figures = Figures()
         self._refill_timer: Timer | None = None
         self._boot_failures = 0
         self._closing: Callable[[], None] | None = None
+        self._loop.later(TRIM_S, self._trim)
 
     # Handing out
 
@@ -82,9 +87,12 @@ class Pool:
         waiter = Waiter(request, on_ready, on_failed)
         if self._closing is not None:
             on_failed("the launcher is stopping")
-        elif (used := self._take_parked(request)) is not None:
+            return waiter
+        if (used := self._take_parked(request)) is not None:
             self._hand_out(used, waiter, "reused")
-        elif (warm := self._take_warm(request.shape)) is not None:
+            return waiter
+        self._demand.add(request.shape, time.monotonic())
+        if (warm := self._take_warm(request.shape)) is not None:
             self._hand_out(warm, waiter, "warm")
             self._refill_soon()
         else:
@@ -92,19 +100,18 @@ class Pool:
             self._boot_for_waiters(request.shape)
         return waiter
 
-    def _take_warm(self, shape: tuple[str, int]) -> Jail | None:
+    def _take_warm(self, shape: Shape) -> Jail | None:
         line = self._warm.get(shape)
         return line.popleft() if line else None
 
     def _take_parked(self, request: Request) -> Jail | None:
         key = request.reuse_as
-        line = self._by_key.get(key) if key is not None else None
-        if not line:
+        used = self._parked.latest(key) if key is not None else None
+        if used is None:
             return None
-        used = line[-1]
-        self._unpark(used)
+        self._parked.remove(used)
         if used.paused and not used.process.resume():
-            self._end(used)
+            self._end(used, "broken")
             return None
         used.paused = False
         return used
@@ -119,11 +126,11 @@ class Pool:
             if chosen.cpu_ms is None:
                 chosen.cpu_ms = group.read().cpu_ms
         except OSError as error:
-            self._end(chosen)
+            self._end(chosen, "broken")
             waiter.on_failed(f"the limits of a jail cannot be set: {error}")
             return
         if self._proxy is not None and not chosen.assigned:
-            self._proxy.assign(chosen.slot.name, request.hosts)
+            self._proxy.assign(chosen.slot.name, request.hosts, request.egress_group)
             chosen.assigned = True
         chosen.state = "busy"
         chosen.request = request
@@ -134,20 +141,20 @@ class Pool:
 
     # Taking back
 
-    def finish(self, used: Jail, *, keep: bool, ended: bool, done: Callable[[Account], None]) -> None:
-        """The job in `used` is over. `keep`: it went well and its jail may serve the same key again.
+    def finish(self, used: Jail, *, state: str, ended: bool, done: Callable[[Account], None]) -> None:
+        """The job in `used` is over. `state` is "clean" when its jail may serve the same key again, else why not.
 
         `ended`: the jail is dead or is to be killed; `done` is called after its end, so that the account
         has its exit code and the kill counter. Otherwise `done` is called at once and the jail ends later.
         """
         used.cancel_timer()
         if ended and used.exit_code is None:
-            used.on_exit.append(lambda: self._account(used, False, done))
+            used.on_exit.append(lambda: self._account(used, state, done))
             self._kill(used)
         else:
-            self._account(used, keep, done)
+            self._account(used, state, done)
 
-    def _account(self, used: Jail, keep: bool, done: Callable[[Account], None]) -> None:
+    def _account(self, used: Jail, state: str, done: Callable[[Account], None]) -> None:
         before = used.cpu_ms or 0.0
         try:
             reading = used.slot.group.read()
@@ -155,7 +162,7 @@ class Pool:
             oom_kills = 0 if used.exit_code is None else used.slot.group.oom_kills()
         except (OSError, ValueError) as error:
             _log.error("slot %s: what its job used cannot be read and counts as nothing: %s", used.slot.name, error)
-            reading, oom_kills, keep = cgroups.Reading(before, 0), 0, False
+            reading, oom_kills, state = cgroups.Reading(before, 0), 0, "broken"
         used.cpu_ms = reading.cpu_ms
         used.resident_bytes = reading.peak_memory_bytes
 
@@ -169,8 +176,9 @@ class Pool:
                     traffic=traffic,
                 )
             )
-            self._park_or_end(used, keep)
+            self._park_or_end(used, state)
 
+        keep = state == "clean" and used.exit_code is None
         # A jail that never connected stays assigned: two messages to another process cost more than a small job.
         if self._proxy is None or (keep and not self._proxy.was_used(used.slot.name)):
             released(Traffic())
@@ -178,47 +186,53 @@ class Pool:
             used.assigned = False
             self._proxy.release(used.slot.name, released)
 
-    def _park_or_end(self, used: Jail, keep: bool) -> None:
+    def _park_or_end(self, used: Jail, state: str) -> None:
         key = used.request.reuse_as if used.request is not None else None
-        young = time.monotonic() - used.booted_at < nsjail.MAX_AGE_S
-        if not (keep and key and young and used.runs < MAX_RUNS and used.exit_code is None and not self._closing):
-            self._end(used)
+        unfit = self._unfit(used, state)
+        if unfit or key is None:
+            self._end(used, unfit or "fresh")
             return
         used.state = "parked"
-        self._parked[used] = key
-        self._by_key.setdefault(key, []).append(used)
-        self._parked_bytes += used.resident_bytes
+        self._parked.add(used, key)
         used.timer = self._loop.later(PAUSE_AFTER_S, lambda: self._pause(used))
-        while self._parked_bytes > self._memory_budget and self._parked:
-            self._end(next(iter(self._parked)))
+        self._end_parked_over(self._memory_budget)
+
+    def _unfit(self, used: Jail, state: str) -> str:
+        """Why a used jail may not serve again; "" if it may."""
+        if self._closing is not None:
+            return "stopping"
+        if state != "clean":
+            return state
+        if used.exit_code is not None:
+            return "broken"
+        if time.monotonic() - used.booted_at >= nsjail.MAX_AGE_S:
+            return "aged"
+        return "worn" if used.runs >= MAX_RUNS else ""
+
+    def _end_parked_over(self, memory_bytes: int) -> None:
+        while self._parked.resident_bytes > memory_bytes:
+            for oldest in self._parked.oldest():
+                self._end(oldest, "memory")
 
     def _pause(self, parked: Jail) -> None:
         if parked.process.pause():
             parked.paused = True
-            parked.timer = self._loop.later(IDLE_S, lambda: self._end(parked))
+            parked.timer = self._loop.later(IDLE_S, lambda: self._end(parked, "idle"))
         else:
-            self._end(parked)
+            self._end(parked, "broken")
 
     def abandon(self, used: Jail) -> None:
         """Whoever held `used` is gone: end it, and its connections to the outside."""
-        self._end(used)
-
-    def _unpark(self, used: Jail) -> None:
-        key = self._parked.pop(used, None)
-        if key is None:
-            return
-        self._parked_bytes -= used.resident_bytes
-        line = self._by_key[key]
-        line.remove(used)
-        if not line:
-            del self._by_key[key]
+        self._end(used, "abandoned")
 
     # Ending
 
-    def _end(self, unwanted: Jail) -> None:
+    def _end(self, unwanted: Jail, reason: str) -> None:
         """From any state; the slot is free again once the processes are gone."""
         unwanted.cancel_timer()
-        self._unpark(unwanted)
+        if unwanted.state != "dying":
+            self._figures.ends[unwanted.shape, reason] += 1
+        self._parked.remove(unwanted)
         if self._proxy is not None and unwanted.assigned:
             unwanted.assigned = False
             self._proxy.release(unwanted.slot.name, lambda traffic: _report_late(unwanted, traffic))
@@ -232,6 +246,9 @@ class Pool:
 
     def _kill(self, unwanted: Jail) -> None:
         unwanted.cancel_timer()
+        # What it is to do yet is to die; somebody may wait for its slot.
+        with contextlib.suppress(OSError):
+            unwanted.slot.group.weigh(cgroups.BOOT_WEIGHT)
         unwanted.process.kill()
         unwanted.timer = self._loop.later(1.0, unwanted.process.kill_hard)
 
@@ -248,7 +265,7 @@ class Pool:
             for callback in waiting:
                 callback()
         else:
-            self._end(ended)
+            self._end(ended, "broken")
 
     def _forget(self, ended: Jail) -> None:
         if ended not in self._jails:
@@ -278,21 +295,25 @@ class Pool:
         for shape in list(self._waiters):
             self._boot_for_waiters(shape)
 
-    def _boot_for_waiters(self, shape: tuple[str, int]) -> None:
+    def _boot_for_waiters(self, shape: Shape) -> None:
         booting = [one for one in self._jails if one.state == "booting" and one.shape == shape]
         for one in booting:
             # It boots all the same, only slower.
             with contextlib.suppress(OSError):
                 one.slot.group.weigh(cgroups.BOOT_WEIGHT)
         for _ in range(self._waiting(shape) - len(booting)):
-            if not self._boot(shape, cgroups.BOOT_WEIGHT):
+            if not self._boot(shape, hurry=True):
                 break
 
-    def _waiting(self, shape: tuple[str, int]) -> int:
+    def _waiting(self, shape: Shape) -> int:
         return sum(not waiter.abandoned for waiter in self._waiters.get(shape, ()))
 
-    def _boot(self, shape: tuple[str, int], weight: float) -> bool:
-        runtime, root = self._roots[shape[0]]
+    def _boot(self, shape: Shape, *, hurry: bool) -> bool:
+        ready = self._roots.ready(shape.runtime)
+        if ready is None:
+            self._build_root(shape)
+            return False
+        runtime, root = ready
         try:
             slot = self._slots.take()
         except NoFreeSlot as error:
@@ -304,10 +325,10 @@ class Pool:
             self._fail_waiters(shape, f"a slot could not be made: {error}")
             return False
         try:
-            slot.group.limit(nsjail.memory_limit_bytes(shape[1]), PIDS_AT_BOOT, 1.0)
-            slot.group.weigh(weight)
+            slot.group.limit(nsjail.memory_limit_bytes(shape.memory_mb), PIDS_AT_BOOT, 1.0)
+            slot.group.weigh(cgroups.BOOT_WEIGHT if hurry else cgroups.REFILL_WEIGHT)
             command = nsjail.arguments(
-                self._binary, slot.config_for(root), nsjail.runtime_command(runtime, shape[1]), slot.outer_id
+                self._binary, slot.config_for(root), nsjail.runtime_command(runtime, shape, hurry=hurry), slot.outer_id
             )
             process = jail.start(command, slot.group)
         except OSError as error:
@@ -316,20 +337,33 @@ class Pool:
             self._fail_waiters(shape, f"a jail could not be started: {error}")
             self._give_back(slot)
             return False
-        booting = Jail(slot, process, shape)
+        booting = Jail(slot, process, shape, started_at=time.monotonic())
         self._jails.add(booting)
         self._loop.watch(process.pidfd, lambda: self._on_exit(booting))
         self._loop.watch(process.pipes.control, lambda: self._on_booted(booting))
         booting.timer = self._loop.later(BOOT_TIMEOUT_S, lambda: self._kill(booting))
         return True
 
+    def _build_root(self, shape: Shape) -> None:
+        try:
+            self._roots.build(shape.runtime)
+        except OSError as error:
+            self._fail_waiters(shape, f"the root of {shape.runtime} could not be built: {error}")
+
+    def _on_root_built(self, name: str, problem: str) -> None:
+        for shape in [shape for shape in self._waiters if shape.runtime == name]:
+            if problem:
+                self._fail_waiters(shape, f"the root of {name} cannot be built: {problem}")
+        self._serve_waiters()
+        self._refill_soon()
+
     def _make_room(self) -> bool:
         """End the jails that were parked first, one for each waiter that nothing else will serve. False if no slot
         is about to become free."""
         coming = [one for one in self._jails if one.state in ("booting", "dying")]
         lacking = sum(map(self._waiting, self._waiters)) - len(coming)
-        for oldest in list(self._parked)[: max(0, lacking)]:
-            self._end(oldest)
+        for oldest in self._parked.oldest(max(0, lacking)):
+            self._end(oldest, "room")
             coming.append(oldest)
         return bool(coming)
 
@@ -348,6 +382,7 @@ class Pool:
         booted.cancel_timer()
         booted.process.find_runtime()
         booted.booted_at = time.monotonic()
+        self._figures.booted(booted.shape, booted.booted_at - booted.started_at)
         self._boot_failures = 0
         waiter = self._next_waiter(booted.shape)
         if waiter is not None:
@@ -355,7 +390,9 @@ class Pool:
         else:
             booted.state = "warm"
             self._warm.setdefault(booted.shape, deque()).append(booted)
-            booted.timer = self._loop.later(nsjail.MAX_AGE_S, lambda: self._end(booted))
+            with contextlib.suppress(OSError, ValueError):
+                booted.resident_bytes = booted.slot.group.read().peak_memory_bytes
+            booted.timer = self._loop.later(nsjail.MAX_AGE_S, lambda: self._end(booted, "aged"))
             self._serve_waiters()
         self._refill_soon()
 
@@ -366,7 +403,7 @@ class Pool:
         failed.state = "dying"
         self._forget(failed)
 
-    def _next_waiter(self, shape: tuple[str, int]) -> Waiter | None:
+    def _next_waiter(self, shape: Shape) -> Waiter | None:
         line = self._waiters.get(shape)
         while line:
             waiter = line.popleft()
@@ -374,7 +411,7 @@ class Pool:
                 return waiter
         return None
 
-    def _fail_waiters(self, shape: tuple[str, int], reason: str) -> None:
+    def _fail_waiters(self, shape: Shape, reason: str) -> None:
         while (waiter := self._next_waiter(shape)) is not None:
             waiter.on_failed(reason)
 
@@ -388,20 +425,50 @@ class Pool:
         self._refill_timer = self._loop.later(delay, self.refill)
 
     def refill(self) -> None:
-        """Boot one jail of the first shape that has too few; the next follows when it is ready."""
+        """Boot one jail of the shape that is asked for most and has too few; the next follows when it is ready."""
         if self._closing is not None or any(one.state == "booting" for one in self._jails):
             return
-        for shape, target in self._targets.items():
-            if len(self._warm.get(shape, ())) < target:
-                self._boot(shape, cgroups.REFILL_WEIGHT)
+        now = time.monotonic()
+        for shape in self._demand.shapes(now):
+            if len(self._warm.get(shape, ())) < self._demand.wanted(shape, now):
+                if self._make_memory():
+                    self._boot(shape, hurry=False)
                 return
 
-    def counts(self) -> dict[str, Any]:
+    def _make_memory(self) -> bool:
+        """Whether one more jail may be booted ahead, for which parked ones may have to go."""
+        if demand.memory_is_scarce():
+            return False
+        left = self._memory_budget - self._warm_bytes()
+        self._end_parked_over(max(0, left))
+        return left > 0
+
+    def _warm_bytes(self) -> int:
+        return sum(one.resident_bytes for line in self._warm.values() for one in line)
+
+    def _trim(self) -> None:
+        """End what nobody asks for any more, and what is idle when the host runs out of memory."""
+        if self._closing is not None:
+            return
+        now = time.monotonic()
+        for shape, line in self._warm.items():
+            for surplus in list(line)[self._demand.wanted(shape, now) :]:
+                self._end(surplus, "surplus")
+        if demand.memory_is_scarce():
+            for idle in [one for one in self._jails if one.state in ("warm", "parked")]:
+                self._end(idle, "memory")
+        self._refill_soon()
+        self._loop.later(TRIM_S, self._trim)
+
+    def counts(self) -> dict[str, int]:
         """How many jails there are in each state."""
-        found: dict[str, int] = {}
-        for one in self._jails:
-            found[one.state] = found.get(one.state, 0) + 1
-        return found
+        return dict(Counter(one.state for one in self._jails))
+
+    def figures(self) -> dict[str, Any]:
+        """What metrics show; see `Figures.take`."""
+        now = time.monotonic()
+        wanted = {shape: self._demand.wanted(shape, now) for shape in self._demand.shapes(now)}
+        return self._figures.take(self._jails, wanted)
 
     # Stopping
 
@@ -410,7 +477,7 @@ class Pool:
         self._closing = lambda: None
         for one in list(self._jails):
             if one.state in ("warm", "parked", "booting"):
-                self._end(one)
+                self._end(one, "stopping")
         for shape in list(self._waiters):
             self._fail_waiters(shape, "the launcher is stopping")
 
@@ -420,7 +487,7 @@ class Pool:
         self._closing = done
         for one in list(self._jails):
             if one.state != "dying":
-                self._end(one)
+                self._end(one, "stopping")
         if not self._jails:
             done()
 

@@ -39,6 +39,7 @@ LOG_RECORD_BYTES = 256 * KIB
 
 LEVELS = {"D": "DEBUG", "I": "INFO", "W": "WARN", "E": "ERROR", "O": "STDOUT", "R": "STDERR"}
 
+_LEVELS = {letter.encode(): level for letter, level in LEVELS.items()}
 _FRAME_START = struct.Struct(">IcI")
 _LOG_START = struct.Struct(">Icd")
 
@@ -135,33 +136,46 @@ class LogReader:
     """Cuts a jail's log channel into records."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._rest = bytearray()
         self.damage: str | None = None
         """Why nothing more can be read: no bootstrap writes such a record."""
 
     def feed(self, chunk: bytes) -> list[tuple[str, float, bytes]]:
         """The (level, time, text) that `chunk` completes; none after the damage."""
-        records: list[tuple[str, float, bytes]] = []
         if self.damage is not None:
-            return records
-        self._buffer += chunk
-        buffer = self._buffer
-        size = len(buffer)
-        offset = 0
-        while size - offset >= _LOG_START.size:
-            length, level, time_ms = _LOG_START.unpack_from(buffer, offset)
-            name = LEVELS.get(level.decode("latin-1"))
-            if name is None or not 9 <= length <= 9 + LOG_RECORD_BYTES:
+            return []
+        if self._rest:
+            self._rest += chunk
+            if self._lacks_more():
+                return []
+            chunk, self._rest = bytes(self._rest), bytearray()
+        records, offset = self._cut(chunk)
+        self._rest += memoryview(chunk)[offset:]
+        return records
+
+    def _lacks_more(self) -> bool:
+        """Whether not even the first record is whole: then nothing is copied, however small the pieces are."""
+        if len(self._rest) < _LOG_START.size:
+            return True
+        length = int.from_bytes(self._rest[:4], "big")
+        return length <= 9 + LOG_RECORD_BYTES and len(self._rest) < 4 + length
+
+    def _cut(self, data: bytes) -> tuple[list[tuple[str, float, bytes]], int]:
+        """The records that are whole, and where they end."""
+        records: list[tuple[str, float, bytes]] = []
+        unpack_from, head, levels, most = _LOG_START.unpack_from, _LOG_START.size, _LEVELS, 9 + LOG_RECORD_BYTES
+        offset, size = 0, len(data)
+        while size - offset >= head:
+            length, level, time_ms = unpack_from(data, offset)
+            if level not in levels or not 9 <= length <= most:
                 self.damage = f"a record of level {level!r} and {length} bytes"
                 break
             end = offset + 4 + length
             if size < end:
                 break
-            records.append((name, time_ms, bytes(buffer[offset + _LOG_START.size : end])))
+            records.append((levels[level], time_ms, data[offset + head : end]))
             offset = end
-        if offset:
-            del buffer[:offset]
-        return records
+        return records, offset
 
 
 # Messages between worker and launcher: one JSON object per packet of a SOCK_SEQPACKET connection.

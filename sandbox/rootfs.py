@@ -9,17 +9,23 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from sandbox import runtimes
 from sandbox.runtimes import Runtime
+from sandbox.runtimes.interpreters import Interpreter
 
-LAYOUT = "1"
+LAYOUT = "2"
 """Part of the root's name: raise it when what this module builds changes."""
 
 # nsjail can't make a mount point in a read-only root, so every one of nsjail.cfg's must be here.
 _FOLDERS = ("bin", "boot", "dev", "etc", "proc", "run", "tmp")
 _DEVICES = ("null", "zero", "urandom", "random")
+_LOCKS = ("package-lock.json", "requirements.lock")
+_LINKER_FOLDERS = ("/lib/", "/lib64/", "/usr/lib/", "/usr/lib64/")
+"""Where the dynamic linker looks by itself; of other folders it may know from a cache, which a jail has not."""
 _PASSWD = "nobody:x:65534:65534:nobody:/tmp:/bin/false\n"
 _GROUP = "nogroup:x:65534:\n"
 
@@ -33,11 +39,7 @@ def build(runtime: Runtime, parent: Path) -> Path:
 
     The name holds a digest of everything that goes in, so a changed bootstrap or library gets a new root.
     """
-    if not runtime.binary.is_file():
-        raise RootfsError(
-            f"{runtime.name} has no binary at {runtime.binary}; install it with: npm ci --prefix {runtime.folder}"
-        )
-    root = parent / f"{runtime.name}-{_digest(runtime)}"
+    root = place(runtime, parent)
     if root.is_dir():
         return root
     parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +55,22 @@ def build(runtime: Runtime, parent: Path) -> Path:
         if not root.is_dir():
             raise
     return root
+
+
+def place(runtime: Runtime, parent: Path) -> Path:
+    """Where the root of `runtime` under `parent` is, once it is built."""
+    return parent / f"{runtime.name}-{_digest(runtime)}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """python -m sandbox.rootfs NAME FOLDER: build the root of the runtime NAME under FOLDER."""
+    name, folder = arguments
+    try:
+        build(runtimes.named(name), Path(folder))
+    except RootfsError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def furnish_bare(root: Path, programs: Mapping[str, bytes]) -> None:
@@ -73,17 +91,20 @@ def remove_others(parent: Path, keep: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def shared_libraries(binary: Path) -> list[Path]:
-    """The dynamic linker and the libraries that `binary` needs, as absolute paths of this host."""
+def shared_libraries(*binaries: Path) -> list[Path]:
+    """The dynamic linker and the libraries that these binaries need, as absolute paths of this host."""
+    if not binaries:
+        return []
     listing = subprocess.run(
-        ["ldd", str(binary)],
+        ["ldd", *map(str, binaries)],
         capture_output=True,
         text=True,
         check=False,
         env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
     )
     if listing.returncode != 0 or "not found" in listing.stdout:
-        raise RootfsError(f"ldd {binary} says: {(listing.stdout + listing.stderr).strip()}")
+        names = " ".join(map(str, binaries))
+        raise RootfsError(f"ldd {names} says: {(listing.stdout + listing.stderr).strip()}")
     return [Path(path) for path in re.findall(r"(?:=> |^\s+)(/\S+) \(0x", listing.stdout, re.MULTILINE)]
 
 
@@ -91,8 +112,9 @@ def _digest(runtime: Runtime) -> str:
     digest = hashlib.sha256(LAYOUT.encode())
     binary = runtime.binary.stat()
     digest.update(f"{binary.st_size} {binary.st_mtime_ns}".encode())
-    lock = runtime.folder / "package-lock.json"
-    for path in (*runtime.bootstrap_files(), *([lock] if lock.is_file() else []), *_own_files(runtime)):
+    descriptor = [runtime.folder / "runtime.json"]
+    locks = [path for name in _LOCKS if (path := runtime.folder / name).is_file()]
+    for path in (*runtime.bootstrap_files(), *descriptor, *locks, *_own_files(runtime)):
         digest.update(f"{path.relative_to(runtime.folder)}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -115,22 +137,48 @@ def _make_frame(root: Path) -> None:
 def _furnish(runtime: Runtime, root: Path) -> None:
     _make_frame(root)
     _link_or_copy(runtime.binary, root / runtime.binary_in_jail.lstrip("/"))
-    for library in shared_libraries(runtime.binary):
-        _copy(library, root / str(library).lstrip("/"))
+    needed = set(shared_libraries(runtime.binary))
+    if runtime.interpreter is not None:
+        needed |= _furnish_library(runtime, runtime.interpreter, root)
+    for library in needed:
+        is_found = str(library).startswith(_LINKER_FOLDERS)
+        _copy(library, root / (str(library).lstrip("/") if is_found else f"usr/lib/{library.name}"))
     for path in runtime.bootstrap_files():
         _copy(path, root / "boot" / path.name)
     packages = root / "boot" / runtime.packages.name
     if runtime.packages.is_dir():
-        shutil.copytree(runtime.packages, packages, ignore=_skip(runtime), symlinks=True)
+        shutil.copytree(runtime.packages, packages, ignore=_skip(runtime.packages_skip), symlinks=True)
     for name in runtime.own_packages:
         shutil.rmtree(packages / name, ignore_errors=True)
         shutil.copytree(runtime.folder / name, packages / name, dirs_exist_ok=True)
+    if runtime.interpreter is not None:
+        _compile(runtime.interpreter, root)
     _open_to_all(root)
 
 
-def _skip(runtime: Runtime) -> Callable[[str, list[str]], set[str]]:
+def _furnish_library(runtime: Runtime, interpreter: Interpreter, root: Path) -> set[Path]:
+    """Copy the standard library to where the interpreter looks for it beside /usr/bin; returns the shared libraries
+    that its extension modules need."""
+    target = root / "usr" / "lib" / interpreter.name
+    shutil.copytree(interpreter.library, target, ignore=_skip(runtime.library_skip), dirs_exist_ok=True)
+    return set(shared_libraries(*sorted((target / "lib-dynload").glob("*.so"))))
+
+
+def _compile(interpreter: Interpreter, root: Path) -> None:
+    """Byte code for all modules, since a jail can't write its own; where the host has it, it is taken over."""
+    compiled = subprocess.run(
+        [interpreter.binary, "-I", "-S", "-m", "compileall", "-q", "-s", root, "-p", "/", root / "usr", root / "boot"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if compiled.returncode != 0:
+        raise RootfsError(f"{interpreter.binary} cannot compile its modules: {compiled.stdout}{compiled.stderr}")
+
+
+def _skip(patterns: Collection[str]) -> Callable[[str, list[str]], set[str]]:
     def ignore(_folder: str, names: list[str]) -> set[str]:
-        return {name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in runtime.packages_skip)}
+        return {name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)}
 
     return ignore
 
@@ -159,3 +207,7 @@ def _open_to_all(root: Path) -> None:
             path = os.path.join(folder, name)
             if not os.path.islink(path):
                 os.chmod(path, 0o755 if os.access(path, os.X_OK) else 0o644)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

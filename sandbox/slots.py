@@ -77,10 +77,11 @@ class Slots:
         return slot
 
     def give_back(self, slot: Slot) -> None:
-        """The slot's jail is gone. Its group is made anew, so that no counter and no process outlives a
+        """The slot's jail is gone. Its group is made as good as new, so that no counter and no process outlives a
         jail; raises CgroupsUnavailable or OSError if that fails, and may then be called again."""
-        slot.group.remove()
-        slot.group = self._tree.create(slot.name)
+        if not slot.group.reset():
+            slot.group.remove()
+            slot.group = self._tree.create(slot.name)
         self._free.append(slot)
 
     def remove(self) -> None:

@@ -17,6 +17,8 @@ from millrace import supervisor
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("millrace", "web", "worker", "sandbox", "scheduler")
+# Folders of what others wrote, for scripts and pages.
+INSTALLED = {"node_modules", "packages"}
 
 
 def configuration() -> configparser.ConfigParser:
@@ -31,7 +33,7 @@ def our_modules() -> list[str]:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            if "node_modules" not in parts and parts[-1] != "__main__":
+            if not INSTALLED & set(parts) and parts[-1] != "__main__":
                 found.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
     return found
 
@@ -61,7 +63,7 @@ def test_every_package_of_ours_is_installed() -> None:
     folders = {
         ".".join(path.parent.relative_to(ROOT).parts)
         for package in PACKAGES for path in (ROOT / package).rglob("*.py")
-        if "node_modules" not in path.parts
+        if not INSTALLED & set(path.relative_to(ROOT).parts)
     }  # fmt: skip
 
     assert folders - installed - {"millrace.migrations"} == set()

@@ -9,18 +9,20 @@ from types import FrameType
 
 import dramatiq
 
-from millrace import processes, runtimes, wiring
+from millrace import processes, wiring
 from millrace.dispatch import WakingBroker
 from millrace.observability import set_up_logging
 from millrace.services import Services
 from millrace.settings import SettingError, Settings
 from sandbox.client import Sandbox
 from sandbox.config import ConfigError, SandboxConfig
-from sandbox.runtimes import catalogue
-from worker import actors
-from worker.executor import Executor, Jails
+from worker import actors, poolwatch
+from worker.executor import Executor
 from worker.keeper import Keeper
 from worker.middleware import AroundMessages, Lifetime
+from worker.offers import REPEAT_S, Offers
+from worker.poolwatch import PoolWatch
+from worker.repeated import Repeated
 from worker.runlog import Shipper
 
 WRONG_CONFIGURATION = 78  # EX_CONFIG of sysexits.h: starting again would not help
@@ -42,8 +44,9 @@ def main() -> None:
     except (SettingError, ConfigError) as error:
         print(error, file=sys.stderr)
         sys.exit(WRONG_CONFIGURATION)
-    register_runtimes(wired.services)
-    dramatiq.set_broker(create_broker(wired.services, wired.broker, sandbox))
+    offers = Offers(wired.services)
+    offers.announce()
+    dramatiq.set_broker(create_broker(wired.services, wired.broker, sandbox, offers))
 
 
 def heed_once(number: signal.Signals) -> None:
@@ -63,27 +66,17 @@ def heed_once(number: signal.Signals) -> None:
     signal.signal(number, heed)
 
 
-def create_broker(services: Services, broker: WakingBroker, jails: Jails) -> WakingBroker:
+def create_broker(services: Services, broker: WakingBroker, jails: Sandbox, offers: Offers) -> WakingBroker:
     """Give the broker its actors and middleware, and start the threads behind them."""
     keeper = Keeper(services, worker=f"{socket.gethostname()[:60]}:{os.getpid()}")
     shipper = Shipper()
     executor = Executor(services, jails, keeper, shipper)
     broker.add_middleware(AroundMessages(services))
-    broker.add_middleware(Lifetime(executor, keeper, shipper))
+    repeated = (
+        Repeated(PoolWatch(jails.figures).look, poolwatch.LOOK_S, "pool-watch"),
+        Repeated(offers.repeat, REPEAT_S, "runtime-offers"),
+    )
+    broker.add_middleware(Lifetime(executor, keeper, shipper, repeated))
     actors.declare(broker, executor)
     return broker
 
-
-def register_runtimes(services: Services) -> None:
-    """Tell everybody which languages and libraries scripts can use here."""
-    offers = [
-        runtimes.Offer(
-            name=each.name,
-            version=each.version,
-            libraries=[runtimes.Library(*item) for item in each.libraries.items()],
-            modules=each.modules,
-        )
-        for each in catalogue.installed()
-    ]
-    with services.database.connection_context():
-        runtimes.register(services, offers)

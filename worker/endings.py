@@ -176,9 +176,10 @@ def _usage(outcome: Outcome) -> dict[str, Any]:
     usage = {name: getattr(outcome.usage, name) for name in _USAGE}
     if outcome.refused:
         usage["refused_connections"] = [
-            {"host": each.host[:255], "port": each.port, "reason": each.reason[:200]}
+            {"host": each.host[:255], "port": each.port, "reason": each.reason[:200], "kind": each.kind}
             for each in outcome.refused[:MAX_REFUSED]
         ]
+        usage["refused_counts"] = dict(outcome.refused_counts)
     return usage
 
 

@@ -178,6 +178,8 @@ class Executor:
             return self._let_go(session.held)
         metrics.jails_used().labels(origin=outcome.usage.jail).inc()
         metrics.log_bytes().inc(outcome.usage.log_bytes)
+        for kind, count in outcome.refused_counts.items():
+            metrics.egress_refused().labels(kind=kind).inc(count)
         ending = endings.of_outcome(outcome, gathered.job.limits, gathered.redactor, session.held.why)
         return self._record(gathered.assignment.run, session, ending)
 

@@ -3,15 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from millrace import logs, runs
+from millrace import languages, logs, runs
 from millrace.assignments import Assignment
 from millrace.redaction import Redactor
 from millrace.services import Services
+from sandbox import runtimes
 from sandbox.job import MIB, Job, Limits
 from worker.opened import OpenedSecrets
 from worker.sources import Sources
-
-MAIN = "index.js"
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,22 @@ def gather(
 ) -> Gathered:
     """Fetch source, payload and secrets. Raises PlatformError when a store fails or a secret won't open."""
     opened = secrets.get(assignment)
+    name = assignment.script.runtime
+    main, source = languages.of(name).main, sources.get(assignment.source_key)
+    runtime = runtimes.load_all().get(name)  # if it is none of ours, the launcher says so
     job = Job(
         run_id=assignment.run.id,
-        runtime=assignment.script.runtime,
-        files={MAIN: sources.get(assignment.source_key)},
-        main=MAIN,
+        runtime=name,
+        files={main: source},
+        main=main,
         entry_point=assignment.script.entry_point,
         payload=runs.payload_text(services, assignment.run).encode(),
         context=_context(assignment, attempt),
         secrets=opened.values,
         reuse_key=_reuse_key(assignment),
         egress_hosts=_hosts(assignment),
+        egress_group=assignment.run.workspace_id,
+        preloaded=runtime is not None and runtime.is_preloaded_for(source),
         limits=Limits(
             memory_mb=assignment.script.memory_mb,
             timeout_ms=assignment.script.timeout_seconds * 1000,

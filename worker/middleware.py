@@ -6,6 +6,7 @@ thread reaches a jail, so retries, ages and time limits are for the database, th
 
 import logging
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,6 +19,7 @@ from millrace.observability import context
 from millrace.services import Services
 from worker.executor import Executor
 from worker.keeper import Keeper
+from worker.repeated import Repeated
 from worker.runlog import Shipper
 
 GRACE_S = 30.0
@@ -56,11 +58,13 @@ class Lifetime(dramatiq.Middleware):
     """Takes no more messages than there are threads; ends with every run recorded or handed back."""
 
     def __init__(
-        self, executor: Executor, keeper: Keeper, shipper: Shipper, *, grace_s: float = GRACE_S
-    ) -> None:
+        self, executor: Executor, keeper: Keeper, shipper: Shipper, repeated: Sequence[Repeated] = (), *,
+        grace_s: float = GRACE_S,
+    ) -> None:  # fmt: skip
         self._executor = executor
         self._keeper = keeper
         self._shipper = shipper
+        self._repeated = repeated
         self._grace_s = grace_s
         self._timer: threading.Timer | None = None
 
@@ -84,6 +88,8 @@ class Lifetime(dramatiq.Middleware):
             self._timer.cancel()
         self._keeper.close()
         self._shipper.close()
+        for each in self._repeated:
+            each.close()
 
     def _requeue(self, worker: Worker) -> None:
         """At once and not, as Dramatiq would, after the grace: another worker may be idle."""

@@ -1,8 +1,9 @@
 """millrace check: does this machine have what Millrace needs?"""
 
+import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import click
 import peewee
@@ -24,24 +25,38 @@ class Finding:
 
 
 @click.command()
-def check() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")
+def check(as_json: bool) -> None:
     """Try the settings, every service, and every layer of the jail. Exits with 1 if something is wrong."""
+    findings, usable = _look()
+    if as_json:
+        layers = jail.layers() if usable else []
+        well = not any(finding.problem for finding in findings) and all(layer["holds"] for layer in layers)
+        click.echo(json.dumps({"well": well, "checks": list(map(asdict, findings)), "layers": layers}))
+    else:
+        for finding in findings:
+            show(finding)
+        holds = usable and jail.self_test()
+        well = holds and not any(finding.problem for finding in findings)
+    sys.exit(0 if well else 1)
+
+
+def _look() -> tuple[list[Finding], bool]:
+    """The settings and the services; and whether the settings of the jail can be used."""
+    try:
+        jail.check_settings()
+    except SettingError as error:
+        return [Finding("settings", "", str(error))], False
     try:
         settings = attach(Settings.from_env())
-        jail.check_settings()
         wired = stores.build(settings)
     except SettingError as error:
-        show(Finding("settings", "", str(error)))
-        sys.exit(1)
-    show(Finding("settings", f"home {settings.home}, sandbox {settings.sandbox_mode}"))
+        return [Finding("settings", "", str(error))], True
     try:
-        findings = [look(wired.services) for look in (_database, _redis, _objects, _keys)]
+        services = [look(wired.services) for look in (_database, _redis, _objects, _keys)]
     finally:
         wired.close()
-    for finding in findings:
-        show(finding)
-    holds = jail.self_test()
-    sys.exit(0 if holds and not any(each.problem for each in findings) else 1)
+    return [Finding("settings", f"home {settings.home}, sandbox {settings.sandbox_mode}"), *services], True
 
 
 def show(finding: Finding) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
+from millrace import languages
 from millrace.cli.client import Client, path_of
 from millrace.cli.terminal import print_table
+from millrace.languages import Language
 
 
 @click.group()
@@ -23,11 +25,14 @@ def scripts() -> None:
 @click.option("--id", "script_id", help="The script's id; default: script.json's, else the file's name.")
 @click.option("--secrets", "env_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A file of NAME=value lines. These become the script's only secrets.")
+@click.option("--runtime", help="One of GET /runtimes; default: script.json's, else the first one of the language.")
 @click.option("--schedule", help="hourly, daily, weekly, rate(...) or cron(...); \"\" removes it.")
-def push(path: Path, script_id: str | None, env_file: Path | None, schedule: str | None) -> None:
+def push(
+    path: Path, script_id: str | None, env_file: Path | None, runtime: str | None, schedule: str | None
+) -> None:  # fmt: skip
     """Create a script, or update it if its id exists.
 
-    PATH is a JavaScript file, or a folder with index.js and script.json (any field of the API).
+    PATH is a JavaScript or Python file, or a folder with index.js or main.py and script.json (any field of the API).
     """
     body = describe(path, script_id)
     if env_file is not None:
@@ -35,6 +40,13 @@ def push(path: Path, script_id: str | None, env_file: Path | None, schedule: str
     if schedule is not None:
         body["schedule"] = schedule
     client = Client.from_environment()
+    if runtime is not None:
+        body["runtime"] = runtime
+    elif "runtime" not in body:
+        found = offered(client, path)
+        if found is None:
+            raise click.ClickException(f"no runtime is offered for {language_of(path).name}; GET /runtimes lists all.")
+        body["runtime"] = found
     name = body["id"]
     existing = client.call("GET", path_of("scripts", name), ok_missing=True)
     if existing is None:
@@ -49,21 +61,38 @@ def push(path: Path, script_id: str | None, env_file: Path | None, schedule: str
 def describe(path: Path, script_id: str | None) -> dict[str, Any]:
     """The request body for a file or a folder."""
     body: dict[str, Any] = {}
-    source = path
-    if path.is_dir():
-        source = path / "index.js"
-        if (path / "script.json").exists():
-            body = _object(path / "script.json")
+    source = source_of(path)
+    if path.is_dir() and (path / "script.json").exists():
+        body = _object(path / "script.json")
     if not source.exists():
-        raise click.ClickException(f"{path} holds no index.js.")
+        raise click.ClickException(f"{path} holds no index.js and no main.py.")
     raw = source.read_bytes()
     name = script_id or body.get("id") or path.resolve().stem
-    defaults = {"display_name": name, "runtime": "nodejs20"}
-    return defaults | body | {
+    return {"display_name": name} | body | {
         "id": name,
         "script_content": base64.b64encode(raw).decode(),
         "script_hash": hashlib.sha256(raw).hexdigest(),
     }
+
+
+def source_of(path: Path) -> Path:
+    """The file with the source: the path itself, or the one in that folder."""
+    if not path.is_dir():
+        return path
+    python = path / languages.PYTHON.main
+    return python if python.exists() else path / languages.JAVASCRIPT.main
+
+
+def language_of(path: Path) -> Language:
+    """Told by the name of the source's file."""
+    return languages.PYTHON if source_of(path).suffix == languages.PYTHON.suffix else languages.JAVASCRIPT
+
+
+def offered(client: Client, path: Path) -> str | None:
+    """The first runtime for this script's language, if there is one."""
+    language = language_of(path)
+    names = (str(each["name"]) for each in client.call("GET", "/runtimes"))
+    return next((name for name in names if languages.of(name) is language), None)
 
 
 def _object(path: Path) -> dict[str, Any]:

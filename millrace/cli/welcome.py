@@ -11,7 +11,7 @@ import click
 import httpx
 
 from millrace.cli.client import Client
-from millrace.cli.scripts import describe
+from millrace.cli.scripts import describe, offered
 from millrace.cli.terminal import shown
 
 READY_TIMEOUT_S = 120.0
@@ -56,15 +56,19 @@ def install(client: Client, examples: Path, *, everything: bool) -> list[str]:
     """Create the example scripts that are missing; with `everything=False` the self-check's alone.
 
     Left out are those that would start by themselves or that a stranger could start: with a schedule, or
-    with a webhook whose secret is written in the example.
+    with a webhook whose secret is written in the example. So are those in a language that this host has not.
     """
     created = []
     folders = sorted(each.parent for each in examples.glob("*/script.json"))
-    for body in map(lambda folder: describe(folder, None), folders):
+    for folder in folders:
+        body = describe(folder, None)
         if body["id"] != SELF_CHECK and (not everything or _starts_by_itself(body)):
             continue
-        if client.call("GET", f"/scripts/{body['id']}", ok_missing=True) is None:
-            client.call("POST", "/scripts", json=body)
+        if client.call("GET", f"/scripts/{body['id']}", ok_missing=True) is not None:
+            continue
+        runtime = body.get("runtime") or offered(client, folder)
+        if runtime is not None:
+            client.call("POST", "/scripts", json={**body, "runtime": runtime})
             created.append(body["id"])
     return created
 

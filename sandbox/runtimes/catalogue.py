@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import metadata
 
 from sandbox import runtimes
+from sandbox.runtimes import Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,30 +19,50 @@ class Installed:
     """One runtime."""
 
     name: str
+    language: str
     version: str
+    main: str
+    """The file of a script that has only one."""
     libraries: Mapping[str, str]
     """Name to version of the packages that a script may load."""
     modules: tuple[str, ...]
-    """Names of the language's own modules that a script may load."""
+    """What else a script may load: the language's own modules, and the libraries that are loaded by another name."""
 
 
 def installed() -> tuple[Installed, ...]:
-    """Every runtime, by name. Raises OSError when a package that a descriptor names is not installed."""
-    return tuple(_read(runtime) for runtime in runtimes.load_all().values())
+    """Every runtime whose binary is here, by name. Raises OSError when a package that a descriptor names is not."""
+    return tuple(_read(runtime) for _, runtime in sorted(runtimes.load_all().items()))
 
 
-def _read(runtime: runtimes.Runtime) -> Installed:
-    descriptor = json.loads((runtime.folder / "runtime.json").read_text())
-    libraries = {str(name): _version(_folder(runtime, str(name))) for name in descriptor["libraries"]}
+def _read(runtime: Runtime) -> Installed:
+    return Installed(
+        name=runtime.name,
+        language=runtime.language,
+        version=_version(runtime),
+        main=runtime.main,
+        libraries={name: _library_version(runtime, name) for name in runtime.libraries},
+        modules=(*runtime.modules, *runtime.import_names.values()),
+    )
+
+
+def _version(runtime: Runtime) -> str:
+    if runtime.interpreter is not None:
+        return runtime.interpreter.version
     # The binary lies in a package of its own, which carries the version of what is in it.
-    binary = runtime.packages / runtime.binary.relative_to(runtime.packages).parts[0]
-    return Installed(runtime.name, _version(binary), libraries, tuple(map(str, descriptor["modules"])))
+    return _node_version(runtime, runtime.binary.relative_to(runtime.packages).parts[0])
 
 
-def _folder(runtime: runtimes.Runtime, library: str) -> Path:
+def _library_version(runtime: Runtime, name: str) -> str:
+    return _node_version(runtime, name) if runtime.language == "javascript" else _python_version(runtime, name)
+
+
+def _node_version(runtime: Runtime, package: str) -> str:
     # Our own packages are no dependency of npm's, so they are not among the installed ones.
-    return (runtime.folder if library in runtime.own_packages else runtime.packages) / library
+    folder = (runtime.folder if package in runtime.own_packages else runtime.packages) / package
+    return str(json.loads((folder / "package.json").read_text())["version"])
 
 
-def _version(package: Path) -> str:
-    return str(json.loads((package / "package.json").read_text())["version"])
+def _python_version(runtime: Runtime, package: str) -> str:
+    for found in metadata.distributions(name=package, path=[str(runtime.packages)]):
+        return found.version
+    raise FileNotFoundError(f"{package} is not installed in {runtime.packages}; install it with: make setup")

@@ -141,3 +141,15 @@ def test_github_hook_answers_signed_deliveries_alone(platform: Platform, signed:
     assert answer.status_code == (200 if signed else 401)
     if signed:
         assert answer.json() == {"pong": "Keep it logically awesome."}
+
+
+def test_summary_runs_in_python_and_keeps_a_table(platform: Platform) -> None:
+    push(platform, "summary")
+    result = run(platform, "summary", {"rows": [{"name": "a", "value": 1}, {"name": "b", "value": 5}]})
+    assert result == {"count": 2, "sum": 6.0, "mean": 3.0, "median": 3.0}
+    found = latest(platform, "summary")
+    assert found is not None
+    with platform.client() as client:
+        artifacts = client.get(f"/scripts/summary/runs/{found['id']}/artifacts").json()["artifacts"]
+    assert [each["name"] for each in artifacts] == ["rows.csv"]
+    assert httpx.get(artifacts[0]["url"]).text.split() == ["name,value", "a,1", "b,5"]

@@ -83,6 +83,11 @@ class Product:
         except httpx.HTTPError:
             return False
 
+    def has_runtimes(self) -> bool:
+        """Whether a worker has said what it offers, without which no script is taken."""
+        with self.client() as client:
+            return bool(client.get("/runtimes").json())
+
     def stop(self, *names: str) -> dict[str, int]:
         """SIGTERM to the whole group of each at once, as runners do. Returns the exit codes by name."""
         chosen = {name: self.processes[name] for name in names or list(self.processes)}
@@ -167,6 +172,7 @@ def product(operators: Path, postgres: PostgresServer) -> Iterator[Product]:
             assert f"workspace  {workspace}\n" in made
             product.keys[workspace] = re.findall(r"^api key +(mr_\S+)$", made, re.MULTILINE)[0]
         product.start()
+        wait_until(product.has_runtimes, 60, operators / "worker.out")
         yield product
         product.stop()
 

@@ -296,16 +296,25 @@ def test_a_self_check_that_does_not_complete_is_no_success(
 
 
 def test_the_first_start_installs_examples_that_do_not_start_by_themselves(api: FakeApi) -> None:
-    api.answers = {"POST /scripts": (201, {}), "GET /scripts/report": (200, {})}
+    runtimes = [{"name": "nodejs20"}, {"name": "python3.12"}]
+    api.answers = {"POST /scripts": (201, {}), "GET /scripts/report": (200, {}), "GET /runtimes": (200, runtimes)}
 
     created = welcome.install(Client(api.url, "w", "k"), ROOT / "examples", everything=True)
 
-    assert "hello" in created
+    assert {"hello", "summary"} <= set(created)
     assert "report" not in created  # it was there
     for name in created:
         description = json.loads((ROOT / "examples" / name / "script.json").read_text())
         assert "schedule" not in description and "http" not in description.get("triggers", {})
     assert api.asked.count("POST /scripts") == len(created)
+
+
+def test_examples_in_a_language_that_the_host_has_not_are_left_out(api: FakeApi) -> None:
+    api.answers = {"POST /scripts": (201, {}), "GET /runtimes": (200, [{"name": "nodejs20"}])}
+
+    created = welcome.install(Client(api.url, "w", "k"), ROOT / "examples", everything=True)
+
+    assert "hello" in created and "summary" not in created
 
 
 def test_a_later_start_restores_only_what_the_self_check_needs(api: FakeApi) -> None:

@@ -52,12 +52,16 @@ def groups(home: Path) -> list[Path]:
     """The control groups of `home`'s slots that have a process in them."""
     tree = "millrace-" + hashlib.sha256(str(home).encode()).hexdigest()[:12]
     found = []
-    for path in Path("/sys/fs/cgroup").glob(f"**/{tree}/s*"):
-        try:
-            if (path / "cgroup.procs").read_text().strip():
-                found.append(path)
-        except OSError:
+    # Not by glob: it fails when another launcher's tree vanishes under it.
+    for folder, names, _ in os.walk("/sys/fs/cgroup"):
+        if os.path.basename(folder) != tree:
             continue
+        for path in (Path(folder, name) for name in names if name.startswith("s")):
+            try:
+                if (path / "cgroup.procs").read_text().strip():
+                    found.append(path)
+            except OSError:
+                continue
     return found
 
 

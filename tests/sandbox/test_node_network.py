@@ -145,7 +145,8 @@ def test_a_redirect_is_followed_and_a_redirect_to_the_inside_refused(rig: Rig, c
     )
     assert path == "/there"
     assert "egress to 169.254.169.254:80 refused: link-local address" in error["message"]
-    assert rig.door.release()["refused"] == [{"host": "169.254.169.254", "port": 80, "reason": "link-local address"}]
+    refused = {"host": "169.254.169.254", "port": 80, "reason": "link-local address", "kind": "address"}
+    assert rig.door.release()["refused"] == [refused]
 
 
 @EVERY_CLIENT

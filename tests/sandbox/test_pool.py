@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from sandbox import cgroups, jail, pool, protocol, slots
+from sandbox.demand import Demand, Shape
 from sandbox.lease import Account, Jail, Request
 from sandbox.loop import Loop
 from sandbox.pool import Pool
-from sandbox.runtimes import named
+from sandbox.roots import Roots
+from sandbox.runtimes import Runtime, named
 from sandbox.slots import Slots
 
 STUCK = cgroups.CgroupsUnavailable("processes in it do not end")
@@ -44,6 +46,9 @@ class Group:
 
     def oom_kills(self) -> int:
         return 0
+
+    def reset(self) -> bool:
+        return False
 
     def remove(self) -> None:
         if self.remove_fails:
@@ -88,13 +93,24 @@ class Process:
             os.close(fd)
 
 
-class Bench:
-    """A pool of at most two slots, its loop, and what it answered."""
+class Built(Roots):
+    """All is built already."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def ready(self, name: str) -> tuple[Runtime, Path]:
+        return named(name), self._folder
+
+
+class Bench:
+    """A pool, its loop, and what it answered."""
+
+    def __init__(self, folder: Path, wanted: Demand | None = None, memory_budget: int = 1 << 30) -> None:
         self.loop = Loop()
         place = Slots(folder / "slots", folder / "slots", Tree(), None)
-        self.pool = Pool(self.loop, place, {"nodejs20": (named("nodejs20"), folder)}, {}, None, 1 << 30)
+        self.roots = Built(folder)
+        self.pool = Pool(self.loop, place, self.roots, wanted or Demand({}, 0), None, memory_budget)
         self.failures: list[str] = []
         self.accounts: list[Account] = []
 
@@ -115,7 +131,7 @@ class Bench:
         return used
 
     def finish(self, used: Jail, *, keep: bool = True) -> None:
-        self.pool.finish(used, keep=keep, ended=False, done=self.accounts.append)
+        self.pool.finish(used, state="clean" if keep else "failed", ended=False, done=self.accounts.append)
 
     def until(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
         """Run the loop until `condition` holds."""
@@ -250,3 +266,82 @@ def test_a_host_without_descriptors_loses_none_to_a_jail_that_could_not_start(
         patched.setattr(os, "pipe", scarce)
         jail.start(["/bin/true"], Group())
     assert len(made) == 4 and len(os.listdir("/proc/self/fd")) == before
+
+
+SHAPE = Shape("nodejs20", 256)
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bench]:
+    """A pool that follows demand, with slots to spare and memory as the test says."""
+    monkeypatch.setattr(pool.jail, "start", lambda command, group: Process())
+    monkeypatch.setattr(pool, "TRIM_S", 0.02)
+    monkeypatch.setattr(pool.demand, "memory_is_scarce", lambda: False)
+
+    def make(wanted: Demand, **options: int) -> Bench:
+        return Bench(tmp_path, wanted, **options)
+
+    return make
+
+
+def test_jails_of_a_shape_that_is_asked_for_are_booted_ahead(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(Demand({}, 3))
+    for key in ("a", "b", "c", "d"):
+        bench.get(key)
+    bench.until(lambda: bench.pool.counts() == {"busy": 4, "warm": 3})
+    got = bench.ask("e")
+    assert got[0][1] == "warm"
+
+
+def test_jails_that_nobody_asks_for_any_more_end(make_bench: Callable[..., Bench]) -> None:
+    wanted = Demand({SHAPE: 3}, 3)
+    bench = make_bench(wanted)
+    bench.pool.refill()
+    bench.until(lambda: bench.pool.counts() == {"warm": 3})
+    wanted.least.clear()
+    bench.until(lambda: bench.pool.counts() == {})
+    assert [(each["reason"], each["count"]) for each in bench.pool.figures()["ends"]] == [("surplus", 3)]
+
+
+def test_a_host_short_of_memory_ends_what_is_idle_and_boots_nothing_ahead(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench(Demand({SHAPE: 2}, 2))
+    parked, busy = bench.get("parked"), bench.get("busy")
+    bench.finish(parked)
+    bench.until(lambda: bench.pool.counts() == {"busy": 1, "parked": 1, "warm": 2})
+    monkeypatch.setattr(pool.demand, "memory_is_scarce", lambda: True)
+    bench.until(lambda: bench.pool.counts() == {"busy": 1})
+    assert busy.state == "busy"
+    # Who asks gets one all the same.
+    assert bench.get("next").state == "busy"
+
+
+def test_warm_jails_stay_within_the_memory_that_idle_ones_may_hold(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(Demand({SHAPE: 5}, 5), memory_budget=2)
+    bench.pool.refill()
+    bench.until(lambda: bench.pool.counts() == {"warm": 2})
+    ticks: list[None] = []
+    bench.loop.later(0.1, lambda: ticks.append(None))
+    bench.until(lambda: bool(ticks))
+    assert bench.pool.counts() == {"warm": 2}
+
+
+def test_figures_are_handed_out_once(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(Demand({}, 0))
+    used = bench.get("a")
+    bench.finish(used, keep=False)
+    first, second = bench.pool.figures(), bench.pool.figures()
+    assert [(each["runtime"], each["count"]) for each in first["boots"]] == [("nodejs20", 1)]
+    assert [each["reason"] for each in first["ends"]] == ["failed"]
+    assert (second["boots"], second["ends"]) == ([], [])
+
+
+def test_a_runtime_whose_root_cannot_be_built_fails_its_waiters_with_the_reason(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Built, "ready", lambda roots, name: None)
+    monkeypatch.setattr(Built, "build", lambda roots, name: None)
+    bench.ask("first")
+    bench.roots.on_built("nodejs20", "ldd says no")
+    assert bench.failures == ["the root of nodejs20 cannot be built: ldd says no"]

@@ -11,6 +11,7 @@ import pytest
 
 from sandbox.client import Sandbox
 from sandbox.job import Limits
+from sandbox.launcher import MOST_PER_CORE
 from tests.launcher import launcher_process
 from tests.sandbox.processes import CONTROLLERS, Census, census
 from tests.sandbox.support import Runner
@@ -41,6 +42,7 @@ def test_other_limits_or_hosts_are_another_jail(run: Runner) -> None:
     run(COUNTER, reuse_key="limits")
     assert run(COUNTER, reuse_key="limits", limits=Limits(memory_mb=300)).result[0] == 0
     assert run(COUNTER, reuse_key="limits", egress_hosts=()).result[0] == 0
+    assert run(COUNTER, reuse_key="limits", egress_group="other").result[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,18 @@ def test_a_jail_is_dropped_after_an_error_or_when_something_was_left_behind(run:
     again = run(source, "go", reuse_key=key)
     assert again.result == 1
     assert again.outcome.usage.jail != "reused"
+
+
+@pytest.mark.parametrize("delay_ms", [0, 5])
+def test_a_jail_that_ends_between_two_runs_is_not_the_next_runs_failure(run: Runner, delay_ms: int) -> None:
+    """A timer that nobody waits for ends the process after the answer, before the freeze or at the next job's start."""
+    source = f"""
+        let n = 0;
+        exports.handler = async () => {{ setTimeout(() => process.reallyExit(1), {delay_ms}).unref(); return ++n; }};
+    """
+    for _ in range(4):
+        ran = run(source, reuse_key=f"ends {delay_ms}")
+        assert ran.kind == "succeeded", ran.outcome.error
 
 
 def test_each_run_has_a_context_and_an_environment_of_its_own(run: Runner) -> None:
@@ -119,14 +133,16 @@ def test_runs_of_one_key_at_the_same_time_have_different_jails(run: Runner) -> N
 
 
 def test_nothing_leaks_over_many_runs(tmp_path: Path) -> None:
-    with launcher_process(tmp_path, MILLRACE_WARM_JAILS="2") as (process, socket_path):
+    # No demand raises it: it is the most that is kept ready.
+    warm = MOST_PER_CORE * len(os.sched_getaffinity(0))
+    with launcher_process(tmp_path, MILLRACE_WARM_JAILS=str(warm)) as (process, socket_path):
         sandbox = Sandbox(socket_path)
         run = Runner(sandbox)
 
         def at_rest() -> Census:
-            """Two warm jails and the one that is kept for the key."""
-            deadline = time.monotonic() + 30
-            while (found := census(process.pid, tmp_path)).jails != 3 or found.groups != 3 * len(CONTROLLERS):
+            """The warm jails and the one that is kept for the key."""
+            deadline, jails = time.monotonic() + 30, warm + 1
+            while (found := census(process.pid, tmp_path)).jails != jails or found.groups != jails * len(CONTROLLERS):
                 assert time.monotonic() < deadline, found
                 time.sleep(0.05)
             return found

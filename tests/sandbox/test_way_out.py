@@ -67,7 +67,7 @@ def test_a_refused_connection_is_in_the_outcome(run: Runner) -> None:
     for key in (None, "refused", "refused"):
         ran = run(source, reuse_key=key)
         assert "169.254.169.254" in ran.result
-        assert ran.outcome.refused == (Refused("169.254.169.254", 80, "link-local address"),)
+        assert ran.outcome.refused == (Refused("169.254.169.254", 80, "link-local address", "address"),)
 
 
 def test_a_script_without_hosts_reaches_nothing(run: Runner, upstream: str) -> None:

@@ -58,7 +58,7 @@ def test_a_time_zone_moves_the_schedule_that_is_there(client: Client) -> None:
 
 def test_runtimes_are_a_bare_list(client: Client) -> None:
     libraries = [{"name": "axios", "version": "1.7.9"}, {"name": "lodash", "version": "4.17.21"}]
-    assert client.get("/runtimes").json == [{"name": "nodejs20", "libraries": libraries}]
+    assert client.get("/runtimes").json == [{"name": "nodejs20", "version": "20.20.2", "libraries": libraries}]
     assert client.get("/runtimes/nodejs20/libraries").json == libraries
 
 

@@ -26,7 +26,7 @@ def new_script(services: Services, source: bytes = HELLO, slug: str = "hello", *
     """An active script in the workspace `acme`, which is made if need be."""
     if Workspace.get_or_none(Workspace.id == WORKSPACE) is None:
         workspaces.create(services, WORKSPACE, "Acme")
-    new = scripts.NewScript(slug=slug, display_name=slug, runtime="nodejs20", source=source, **options)
+    new = scripts.NewScript(slug=slug, display_name=slug, source=source, **{"runtime": "nodejs20", **options})
     return scripts.create(services, WORKSPACE, new)
 
 

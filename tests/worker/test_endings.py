@@ -162,13 +162,15 @@ def test_what_no_database_stores_is_replaced_and_what_is_long_is_cut() -> None:
 
 
 def test_usage_tells_of_refused_connections_and_lost_lines() -> None:
-    refused = tuple(Refused("10.0.0.1", port, "private address") for port in range(50))
-    given = Outcome(Kind.EXIT, None, ScriptError("ProcessExit", "-"), refused=refused)
+    refused = tuple(Refused("10.0.0.1", port, "private address", "address") for port in range(50))
+    counts = {"address": 70}
+    given = Outcome(Kind.EXIT, None, ScriptError("ProcessExit", "-"), refused=refused, refused_counts=counts)
     ending = endings.with_log(endings.of_outcome(given, LIMITS, None, None), Stored("logs/a/b.log", 3, 17))
     assert ending.usage is not None
     assert ending.usage["log_lost_bytes"] == 17
     assert len(ending.usage["refused_connections"]) == 20
     assert ending.usage["refused_connections"][0] == {
-        "host": "10.0.0.1", "port": 0, "reason": "private address"
+        "host": "10.0.0.1", "port": 0, "reason": "private address", "kind": "address"
     }  # fmt: skip
+    assert ending.usage["refused_counts"] == {"address": 70}
     assert (ending.log_key, ending.log_chunks) == ("logs/a/b.log", 3)

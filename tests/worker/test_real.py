@@ -12,6 +12,7 @@ import pytest
 from millrace import runs
 from millrace.models import Artifact, Event, Run
 from millrace.services import Services
+from sandbox import runtimes
 from sandbox.client import Sandbox
 from tests.launcher import start_launcher
 from tests.worker.support import eventually, in_thread, log_text, new_script, reload, submit, worker_on
@@ -309,3 +310,26 @@ def test_without_a_launcher_the_run_stays_queued(services: Services) -> None:
         executor.execute(run.id, 1)
     back = reload(run)
     assert (back.status, back.attempt) == ("queued", 1)
+
+
+@pytest.mark.parametrize("runtime", sorted(runtimes.load_all()))
+def test_every_runtime_that_is_offered_carries_a_run_with_its_log_artifact_and_account(
+    services: Services, executor: Executor, runtime: str
+) -> None:
+    javascript = """exports.handler = async (payload, context) => {
+        console.log('hello', payload.name);
+        await context.writeArtifact('greeting.txt', 'hi');
+        return { hello: payload.name, run: context.runId };
+    };"""
+    python = """def handler(payload, context):
+        print('hello', payload['name'])
+        context.write_artifact('greeting.txt', 'hi')
+        return {'hello': payload['name'], 'run': context.run_id}
+    """
+    source = python if runtimes.named(runtime).language == "python" else javascript
+    done = carry(services, executor, source, {"name": "Ada"}, runtime=runtime)
+    assert (done.status, done.error) == ("succeeded", None)
+    assert json.loads(done.result) == {"hello": "Ada", "run": done.id}
+    assert "INFO   hello Ada" in log_text(services, done)
+    assert [each.name for each in Artifact.select().where(Artifact.run == done.id)] == ["greeting.txt"]
+    assert done.usage["cpu_ms"] > 0 and done.usage["peak_memory_bytes"] > 2**20 and done.usage["log_bytes"] > 0

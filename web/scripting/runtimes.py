@@ -14,7 +14,7 @@ blueprint = wire.Blueprint("Runtimes", __name__, url_prefix=PREFIX, description=
 @blueprint.response(HTTPStatus.OK, schemas.Runtime(many=True))
 def list_runtimes() -> list[dict[str, Any]]:
     """List the runtimes and their libraries"""
-    return [{"name": each.name, "libraries": each.libraries} for each in runtimes.known()]
+    return [{"name": each.name, "version": each.version, "libraries": each.libraries} for each in runtimes.known()]
 
 
 @blueprint.route("/runtimes/<runtime>/libraries")

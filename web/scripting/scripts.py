@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response
 
-from millrace import checks, overview, removal, runtimes, scripts
+from millrace import checks, languages, overview, removal, runtimes, scripts
 from millrace.errors import Detail, Invalid
 from millrace.models import Runtime, Script
 from millrace.triggers import EventTrigger, HttpTrigger, Triggers
@@ -41,7 +41,7 @@ def create_script(body: dict[str, Any]) -> dict[str, Any]:
     wire.note(script=body["id"])
     runtime = runtimes.choose(body["runtime"])
     source = checks.decode_content(body["script_content"], body["script_hash"])
-    _check(source, runtime, body.get("entry_point", scripts.NewScript.entry_point))
+    _check(source, runtime, body.get("entry_point") or languages.of(runtime.name).entry_point)
     given = {name: body[name] for name in (*_COLUMNS, "runtime", "time_zone", "secrets") if name in body}
     new = scripts.NewScript(
         slug=body["id"],
@@ -176,9 +176,11 @@ def roll_back(body: dict[str, Any], script_id: str) -> dict[str, Any]:
 
 def _check(source: bytes, runtime: Runtime, entry_point: str) -> None:
     """Raises Invalid with every finding, and TooMany when too many large sources are being checked."""
+    language = languages.of(runtime.name).name
     findings = wire.process().checker.check(
-        source, runtime=runtime.name, entry_point=checks.entry_name(entry_point), modules=runtimes.modules(runtime)
-    )
+        source, runtime=runtime.name, language=language, entry_point=checks.entry_name(entry_point, language),
+        modules=runtimes.modules(runtime),
+    )  # fmt: skip
     if not findings:
         return
     first = findings[0]

@@ -8,7 +8,6 @@
 // sandbox/protocol.py is the other side.
 
 const fs = require('node:fs');
-const net = require('node:net');
 
 const { readSync, writeSync } = fs;
 const { parse, stringify } = JSON;
@@ -111,7 +110,8 @@ let ear = null;
 /** Keep the process alive to hear the platform; `onFrame(type, header, data)` is called for each frame. */
 function hold(onFrame) {
   if (ear === null) {
-    ear = new net.Socket({ fd: JOB_FD, readable: true, writable: false });
+    const { Socket } = require('node:net'); // here, since a jail of one run needs none
+    ear = new Socket({ fd: JOB_FD, readable: true, writable: false });
     listen(ear, onFrame);
   }
   ear.ref();

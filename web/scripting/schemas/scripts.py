@@ -115,7 +115,10 @@ class _ScriptFields(Schema):
 
 _CONTENT = described("Base64 of the source, which may have 5 MiB.", format="byte")
 _HASH = described("SHA-256 of the raw source (not of the base64), in hexadecimal.", pattern="^[0-9a-fA-F]{64}$")
-_ENTRY = described("The export to call. `handler` and `exports.handler` mean the same.", default="exports.handler")
+_ENTRY = described(
+    "The function to call: an export in JavaScript, where `handler` and `exports.handler` mean the same; a name of "
+    "main.py in Python. `exports.handler` or `handler` unless said.", example="exports.handler"
+)
 
 
 class ScriptCreate(_ScriptFields):
@@ -143,7 +146,7 @@ class ScriptUpdate(_ScriptFields):
     display_name = Text(validate=validate.Length(1, 200))
     script_content = Text(validate=validate.Length(max=_MAX_CONTENT), metadata=_CONTENT)
     script_hash = Text(metadata=_HASH)
-    entry_point = Text(validate=validate.Length(1, 200), metadata=described("The export to call."))
+    entry_point = Text(validate=validate.Length(1, 200), metadata=described("The function to call."))
     status = Text(
         validate=one_of(*scripts.STATUS), metadata=extension("An inactive script is not started by anything.")
     )

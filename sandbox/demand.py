@@ -1,0 +1,79 @@
+"""How many jails to keep booted ahead: what was asked for lately says so, within what memory allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+MEMORY_S = 120.0
+"""How fast a burst is forgotten: after so many seconds two thirds of it are."""
+KEEP_S = 3600.0
+"""One jail stays ready this long for a shape that was asked for once."""
+_LEAST_AVAILABLE = 0.1
+"""Of the host's memory; with less left nothing is booted ahead, and what is idle ends."""
+
+
+class Shape(NamedTuple):
+    """Jails of one shape boot alike, and serve the same requests."""
+
+    runtime: str
+    memory_mb: int
+    """V8 takes its heap's limit at boot only."""
+    preloaded: bool = False
+    """Whether the runtime's large libraries are loaded already."""
+
+
+@dataclass(slots=True)
+class _Level:
+    jails: float = 0.0
+    at: float = 0.0
+
+
+class Demand:
+    """Pure bookkeeping: time, in seconds of any clock that does not go back, is an argument."""
+
+    def __init__(self, least: Mapping[Shape, int], most: int) -> None:
+        """`least` are kept whatever happens; `most` jails of a shape at the height of a burst, where 0 means that none
+        are kept for any demand."""
+        self.least = dict(least)
+        self._most = most
+        self._levels: dict[Shape, _Level] = {}
+
+    def add(self, shape: Shape, now: float) -> None:
+        """A jail of this shape was taken."""
+        level = self._levels.setdefault(shape, _Level())
+        level.jails = self._decayed(level, now) + 1.0
+        level.at = now
+
+    def wanted(self, shape: Shape, now: float) -> int:
+        """How many should be ready."""
+        least = self.least.get(shape, 0)
+        level = self._levels.get(shape)
+        if level is None or now - level.at > KEEP_S:
+            return least
+        return max(least, min(self._most, max(1, math.ceil(self._decayed(level, now) - 0.5))))
+
+    def shapes(self, now: float) -> list[Shape]:
+        """Every shape of which some are wanted, the most asked for first. Forgets those that nobody asks for."""
+        for shape in [shape for shape, level in self._levels.items() if now - level.at > KEEP_S]:
+            del self._levels[shape]
+        known = {**dict.fromkeys(shape for shape, least in self.least.items() if least), **dict.fromkeys(self._levels)}
+        return sorted(known, key=lambda shape: -self._height(shape, now))
+
+    def _height(self, shape: Shape, now: float) -> float:
+        level = self._levels.get(shape)
+        return self._decayed(level, now) if level is not None else 0.0
+
+    @staticmethod
+    def _decayed(level: _Level, now: float) -> float:
+        return level.jails * math.exp(-(now - level.at) / MEMORY_S)
+
+
+def memory_is_scarce(meminfo: Path = Path("/proc/meminfo")) -> bool:
+    """Whether the host has less than a tenth of its memory left, as the kernel estimates it."""
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    total, available = (int(fields[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+    return available < total * _LEAST_AVAILABLE

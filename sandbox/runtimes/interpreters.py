@@ -1,0 +1,85 @@
+"""Finds the Python interpreters of this host, and asks them where they keep what a jail needs of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_FOLDERS = ("/usr/local/bin", "/usr/bin")
+_ANSWER_S = 10
+_QUESTION = """
+import json, platform, sys, sysconfig
+print(json.dumps({
+    "binary": getattr(sys, "_base_executable", None) or sys.executable,
+    "version": platform.python_version(),
+    "name": "python%d.%d" % sys.version_info[:2],
+    "library": sysconfig.get_path("stdlib", vars={"base": sys.base_prefix, "installed_base": sys.base_prefix}),
+    "modules": sorted(name for name in sys.stdlib_module_names if not name.startswith("_")),
+}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """An interpreter as it is installed, outside of any virtual environment."""
+
+    name: str
+    """Such as python3.11."""
+    version: str
+    """Such as 3.11.7."""
+    binary: Path
+    library: Path
+    """Folder of the standard library, with its extension modules in lib-dynload."""
+    modules: frozenset[str]
+    """Top-level names of the standard library."""
+
+
+def find(name: str) -> Interpreter | None:
+    """The interpreter of this name, such as "python3.12": our own if it is of that version, else the host's."""
+    for candidate in _candidates(name):
+        found = _ask(candidate)
+        if found is not None and found.name == name:
+            return found
+    return None
+
+
+def _candidates(name: str) -> Iterator[Path]:
+    yield Path(sys.base_prefix) / "bin" / name
+    for folder in (*os.environ.get("PATH", "").split(os.pathsep), *_FOLDERS):
+        path = shutil.which(name, path=folder) if folder else None
+        if path is not None:
+            yield Path(path)
+
+
+def _ask(path: Path) -> Interpreter | None:
+    """None for what does not answer as one does, and for scripts such as a version manager's shims."""
+    try:
+        with path.open("rb") as file:
+            is_program = file.read(4) == b"\x7fELF"
+    except OSError:
+        return None
+    if not is_program:
+        return None
+    try:
+        asked = subprocess.run(
+            [path, "-I", "-S", "-c", _QUESTION], capture_output=True, timeout=_ANSWER_S, check=True
+        )
+        answer = json.loads(asked.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    library = Path(answer["library"])
+    if not (library / "lib-dynload").is_dir():
+        return None
+    return Interpreter(
+        name=answer["name"],
+        version=answer["version"],
+        binary=Path(answer["binary"]).resolve(),
+        library=library,
+        modules=frozenset(answer["modules"]),
+    )

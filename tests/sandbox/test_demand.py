@@ -1,0 +1,70 @@
+"""How many jails are kept ready follows what was asked for, and what memory allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox.demand import KEEP_S, MEMORY_S, Demand, Shape, memory_is_scarce
+
+PLAIN, LARGE = Shape("nodejs20", 256), Shape("nodejs20", 1024, preloaded=True)
+
+
+def test_before_anybody_asks_the_least_is_wanted_and_nothing_of_other_shapes() -> None:
+    wanted = Demand({PLAIN: 4}, 8)
+    assert wanted.wanted(PLAIN, 0.0) == 4
+    assert wanted.wanted(LARGE, 0.0) == 0
+    assert wanted.shapes(0.0) == [PLAIN]
+
+
+def test_a_burst_raises_what_is_wanted_to_its_height_and_no_further_than_the_most() -> None:
+    wanted = Demand({PLAIN: 2}, 8)
+    for _ in range(5):
+        wanted.add(LARGE, 10.0)
+    assert wanted.wanted(LARGE, 10.0) == 5
+    for _ in range(50):
+        wanted.add(LARGE, 10.0)
+    assert wanted.wanted(LARGE, 10.0) == 8
+
+
+def test_a_burst_is_forgotten_but_one_jail_stays_for_an_hour() -> None:
+    wanted = Demand({}, 8)
+    for _ in range(8):
+        wanted.add(LARGE, 0.0)
+    assert wanted.wanted(LARGE, MEMORY_S) == 3
+    assert wanted.wanted(LARGE, KEEP_S) == 1
+    assert wanted.wanted(LARGE, KEEP_S + 1) == 0
+    assert wanted.shapes(KEEP_S + 1) == []
+
+
+def test_what_is_asked_for_most_comes_first() -> None:
+    wanted = Demand({PLAIN: 2}, 8)
+    assert wanted.shapes(0.0) == [PLAIN]
+    wanted.add(LARGE, 1.0)
+    assert wanted.shapes(1.0) == [LARGE, PLAIN]
+
+
+def test_with_a_most_of_none_no_demand_keeps_a_jail() -> None:
+    wanted = Demand({PLAIN: 0}, 0)
+    wanted.add(PLAIN, 0.0)
+    assert wanted.wanted(PLAIN, 0.0) == 0
+
+
+@given(st.lists(st.floats(0, 10_000), max_size=50), st.integers(0, 5), st.integers(0, 20))
+def test_at_any_time_no_fewer_than_the_least_and_no_more_than_either_bound(
+    times: list[float], least: int, most: int
+) -> None:
+    wanted = Demand({PLAIN: least}, most)
+    for now in sorted(times):
+        wanted.add(PLAIN, now)
+        assert least <= wanted.wanted(PLAIN, now) <= max(least, most)
+
+
+@pytest.mark.parametrize(("available", "scarce"), [(999, True), (1000, False), (9000, False)])
+def test_memory_is_scarce_below_a_tenth(tmp_path: Path, available: int, scarce: bool) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal:   10000 kB\nMemFree:  1 kB\nMemAvailable:  {available} kB\nHugePages_Total: 0\n")
+    assert memory_is_scarce(meminfo) is scarce
