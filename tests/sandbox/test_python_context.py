@@ -46,6 +46,20 @@ def test_what_the_job_did_not_give_is_none(python: Python) -> None:
     assert python.body("return [context.run_id, context.trigger, len(context.secrets)]").result == [None, None, 0]
 
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_copy_of_the_context_is_the_context(python: Python, kind: str) -> None:
+    source = f"""
+    import copy, dataclasses, typing
+    @dataclasses.dataclass
+    class Job:
+        context: typing.Any
+    {kind} handler(payload, context):
+        copies = [copy.copy(context), copy.deepcopy(context), dataclasses.asdict(Job(context))["context"]]
+        return [each is context for each in copies]
+    """
+    assert python(source).result == [True, True, True]
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -263,6 +277,45 @@ def test_the_configuration_of_logging_is_the_scripts(python: Python) -> None:
     assert error[1].startswith("ERROR a.b: oops\nTraceback (most recent call last):\n")
     assert '  File "main.py", line 7, in handler\n' in error[1]
     assert error[1].endswith("ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        "logging.basicConfig(level=logging.DEBUG, format=form)",
+        "logging.basicConfig(level=logging.DEBUG, format=form, force=True)",
+        "logging.basicConfig(level=logging.DEBUG, format='%(message)s')\n"
+        "logging.basicConfig(level=logging.DEBUG, format=form, force=True)",
+        "logging.basicConfig(stream=sys.stdout, level=logging.DEBUG, format=form)",
+        "logging.basicConfig(level=logging.DEBUG, format=form, handlers=[logging.StreamHandler()])",
+        "logging.root.handlers[0].setFormatter(logging.Formatter(form))\nlogging.root.setLevel(logging.DEBUG)",
+        "logging.root.handlers.clear()\nlogging.basicConfig(level=logging.DEBUG, format=form)",
+        "logging.config.dictConfig({'version': 1, 'formatters': {'f': {'format': form}}, 'handlers': {'h': "
+        "{'class': 'logging.StreamHandler', 'formatter': 'f', 'stream': 'ext://sys.stdout'}}, "
+        "'root': {'handlers': ['h'], 'level': 'DEBUG'}})",
+    ],
+)
+def test_however_logging_is_configured_records_keep_their_level_and_their_lines(
+    python: Python, configuration: str
+) -> None:
+    head = "import logging, logging.config, sys\nform = '%(name)s|%(message)s'\n"
+    body = "def handler(p, c):\n    log = logging.getLogger('a')\n    log.debug('d')\n    log.error('one\\ntwo')"
+    runs = [python(f"{head}{configuration}\n{body}", reuse_key=f"logging {configuration}") for _ in range(2)]
+    assert [ran.sink.levels for ran in runs] == [[("DEBUG", "a|d"), ("ERROR", "a|one\ntwo")]] * 2
+
+
+def test_a_handler_of_logging_that_breaks_no_lines_writes_as_it_likes(python: Python) -> None:
+    ran = python.body(
+        """
+        import logging, sys
+        own = logging.StreamHandler(sys.stdout)
+        own.terminator = ""
+        logging.root.handlers[:] = [own]
+        logging.warning("a")
+        logging.warning("b")
+        """
+    )
+    assert ran.sink.levels == [("INFO", "ab")]
 
 
 def test_what_is_written_to_the_raw_descriptors_is_kept_too(python: Python) -> None:

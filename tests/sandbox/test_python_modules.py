@@ -8,7 +8,7 @@ import json
 import pytest
 
 from sandbox import runtimes
-from tests.sandbox.python_support import FOLDER, RUNTIMES, Python
+from tests.sandbox.python_support import FOLDER, PACKAGES, RUNTIMES, Python
 from tests.sandbox.support import Runner
 
 
@@ -28,6 +28,15 @@ def _allowed() -> set[str]:
 def test_the_modules_that_python_offers_are_those_that_its_import_allows() -> None:
     offered = json.loads((FOLDER / "runtime.json").read_text())["modules"]
     assert {name.partition(".")[0] for name in offered} == _allowed()
+
+
+def test_the_libraries_that_python_offers_are_those_that_its_import_allows(python: Python) -> None:
+    described = json.loads((FOLDER / "runtime.json").read_text())
+    offered = {described["import_names"].get(name, name) for name in described["libraries"]}
+    installed = {path.name.removesuffix(".py") for path in PACKAGES.iterdir() if "-" not in path.name} - {"bin"}
+    trials = "\n".join(_trial(name) for name in sorted(installed))
+    refused = {name for name, _ in python.body(f"failed = []\n{trials}\nreturn failed").result}
+    assert installed - refused == offered
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -537,6 +537,20 @@ def test_a_client_of_coroutines_that_a_module_keeps_serves_the_next_run_too(jail
     assert [ran.outcome.usage.jail for ran in runs][1:] == ["reused"] * 2
 
 
+def test_the_addresses_that_a_client_asks_are_not_in_the_log_unless_the_script_wants_them(jails: Jails) -> None:
+    source = """
+    import httpx, logging
+    def handler(url, context):
+        httpx.get(f"{url}/a?key=k")
+        logging.getLogger("httpx").setLevel(logging.INFO)
+        httpx.get(f"{url}/b?key=k")
+    """
+    ran = jails.python(source, jails.url)
+    assert ran.kind == "succeeded"
+    assert len(ran.texts) == 1
+    assert "/b?key=k" in ran.texts[0]
+
+
 def test_json_of_a_megabyte_comes_back_from_a_server(jails: Jails) -> None:
     ran = jails.body("import requests\nreturn len(requests.get(f'{payload}/bytes/1048576').content)")
     assert json.loads(ran.outcome.result or b"0") == 1048576

@@ -285,6 +285,26 @@ def test_a_coroutine_that_nothing_can_continue_is_no_result(python: Python) -> N
     assert "nothing was left that could make it go on" in ran.message
 
 
+def test_a_loop_that_goes_on_in_a_thread_does_not_spoil_the_result(python: Python) -> None:
+    source = """
+    import asyncio, threading
+    loop = asyncio.get_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    async def work():
+        asyncio.create_task(asyncio.sleep(60))
+        return 1
+    def handler(payload, context):
+        return asyncio.run_coroutine_threadsafe(work(), loop).result()
+    """
+    assert python(source).result == 1
+
+
+def test_a_loop_of_a_plain_function_that_nothing_can_continue_is_told(python: Python) -> None:
+    ran = python.body("import asyncio\nloop = asyncio.get_event_loop()\nloop.run_until_complete(loop.create_future())")
+    assert ran.kind == "exception"
+    assert ran.message == "nothing was left that could make it go on"
+
+
 @pytest.mark.parametrize(
     "statements",
     [
@@ -336,6 +356,7 @@ def test_any_json_comes_through(python: Python, expression: str, json: bytes) ->
         ("return {(1, 2): 3}", "a tuple as a key at its root"),
         ("a = {}\na['self'] = [a]\nreturn a", "a circular reference at ['self'][0]"),
         ("yield 1", "a generator"),
+        ("async def f(): pass\nreturn {'a': f()}", "a coroutine that was not awaited at ['a']"),
         ("class Own: pass\nreturn Own()", "an Own"),
         ("class Own(dict):\n    def items(self): raise ValueError('no items')\nreturn Own(a=1)", "no items"),
         ("a = []\nfor _ in range(100_000): a = [a]\nreturn a", "nested too deeply"),

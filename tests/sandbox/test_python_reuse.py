@@ -40,6 +40,7 @@ LEFT_BEHIND = {
     "an open file": "kept.append(open('/tmp/x', 'w'))",
     "a pipe": "kept.append(os.pipe())",
     "a unix socket": "kept.append(socket.socketpair())",
+    "a task of the loop that is there": "kept.append(asyncio.get_event_loop().create_task(asyncio.sleep(60)))",
     "a pool": "kept.append(ThreadPoolExecutor(1)); kept[-1].submit(len, '')",
 }
 LEFT_BEHIND_BY_COROUTINES = {
@@ -87,6 +88,11 @@ NOTHING_LEFT = {
     "a file that was closed": ("def", "open('/tmp/x', 'w').close()"),
     "a file that nobody refers to": ("def", "kept = [open('/tmp/x', 'w')]; kept.append(kept); del kept"),
     "a loop of its own": ("def", "asyncio.run(asyncio.sleep(0.001))"),
+    "the loop that is there": ("def", "asyncio.get_event_loop().run_until_complete(asyncio.sleep(0.001))"),
+    "the loop that is there, closed": (
+        "def",
+        "loop = asyncio.get_event_loop(); loop.run_until_complete(asyncio.sleep(0.001)); loop.close()",
+    ),
     "threads of the loop": ("async def", "await asyncio.gather(*(asyncio.to_thread(len, '') for _ in range(5)))"),
     "a task that is about to end": ("async def", "kept.append(asyncio.create_task(asyncio.sleep(0)))"),
     "a timer that was cancelled": ("async def", "asyncio.get_running_loop().call_later(60, print).cancel()"),
@@ -150,6 +156,22 @@ def test_what_an_earlier_run_kept_of_its_context_is_dead(python: Python, kind: s
     assert first.result == "written"
     assert (second.result, second.outcome.usage.jail) == ("This run has ended", "reused")
     assert second.sink.artifacts == []
+
+
+def test_how_deep_a_handler_may_call_is_what_its_modules_say(python: Python) -> None:
+    source = """
+    import sys
+    sys.setrecursionlimit(5000)
+    def depth(n):
+        return 0 if n == 0 else 1 + depth(n - 1)
+    def handler(payload, context):
+        found = depth(payload)
+        sys.setrecursionlimit(200)
+        return found
+    """
+    runs = [python(source, 3000, reuse_key="depth") for _ in range(2)]
+    assert [ran.result for ran in runs] == [3000, 3000]
+    assert runs[1].outcome.usage.jail == "reused"
 
 
 def test_a_trace_function_does_not_reach_the_next_run(python: Python) -> None:

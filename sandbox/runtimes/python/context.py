@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, Self
 
 _ARTIFACT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _CONTENT_TYPE = re.compile(r"[\x20-\x7e]{1,200}")
@@ -229,6 +229,12 @@ class _Base:
 
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"the context is read-only: {name!r} can't be deleted")
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
 
     def __dir__(self) -> list[str]:
         return [*self._members, "get_remaining_time_ms", "is_timing_out", "publish", "write_artifact"]

@@ -21,12 +21,15 @@ class Stuck(Exception):
     """Nothing is left that could make the handler go on."""
 
 
+Stuck.__module__ = "builtins"  # what tracebacks leave out
+
+
 class _Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         # No timer is set, no callback is ready, only the loop itself could write to its own pipe, and nobody else is
         # there to tell it so.
         if timeout is None and len(self.get_map()) <= 1 and count_threads() == 0:
-            raise Stuck
+            raise Stuck("nothing was left that could make it go on")
         return super().select(timeout)
 
 
@@ -65,7 +68,7 @@ class Loop(asyncio.SelectorEventLoop):
         """What would go on in a later run, once what is about to end has had a turn to do so."""
         self._end_pool()
         for _ in range(_TURNS):
-            if not self._unfinished():
+            if not self._unfinished() or self.is_running():  # by a thread of the script's
                 break
             self.run_until_complete(asyncio.sleep(0))
         return self._unfinished()
@@ -89,9 +92,10 @@ def run(awaitable: Awaitable[Any]) -> Any:
 
 
 def prepare() -> Loop:
-    """The loop of this jail, made if need be."""
+    """The loop of this jail, made if need be. A plain function gets it from asyncio.get_event_loop()."""
     if Loop.of_jail is None or Loop.of_jail.is_closed():
         Loop.of_jail = Loop()
+        asyncio.set_event_loop(Loop.of_jail)
     return Loop.of_jail
 
 

@@ -12,7 +12,7 @@ from . import channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from logging import LogRecord
+    from logging import Handler, LogRecord, StreamHandler
     from types import ModuleType
     from typing import Any
 
@@ -179,25 +179,40 @@ def close_log() -> int:
 def attach(logging: ModuleType) -> None:
     """Let the records of `logging` become log records, from INFO on until the script wants it otherwise."""
 
-    class Handler(logging.Handler):  # type: ignore[name-defined,misc]
-        def emit(self, record: LogRecord) -> None:
-            try:
-                line(_level(record.levelno), self.format(record))
-            except Exception:  # as every handler of the standard library does
-                self.handleError(record)
+    def tell(handler: Handler, record: LogRecord) -> None:
+        try:
+            line(_level(record.levelno), handler.format(record))
+        except Exception:  # as every handler of the standard library does
+            handler.handleError(record)
 
-    handler = Handler()
-    logging.root.addHandler(handler)
+    ours = logging.Handler()
+    ours.emit = tell.__get__(ours)
+    logging.root.addHandler(ours)
     logging.root.setLevel(logging.INFO)
+    # At INFO it tells every request with its whole address, and what secrets are in that.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    write = logging.StreamHandler.emit
+
+    def emit(handler: StreamHandler[Any], record: LogRecord) -> None:
+        # A script's own handlers write to our streams: there too a record keeps its level, and its lines together.
+        if type(handler.stream) is Stream and handler.terminator == "\n":
+            tell(handler, record)
+        else:
+            write(handler, record)
+
     configure = logging.basicConfig
 
     def basic_config(**options: Any) -> None:
-        if options.keys() & {"filename", "stream", "handlers", "force"} or logging.root.handlers != [handler]:
-            configure(**options)
-        elif options:
+        is_untouched = logging.root.handlers == [ours] and ours.formatter is None
+        if options and (is_untouched or options.get("force")):
             # Without this it would see our handler and do nothing.
-            configure(**options, handlers=[handler], force=True)
+            options["force"] = True
+            if not options.keys() & {"filename", "stream", "handlers"}:
+                ours.setFormatter(None)
+                options["handlers"] = [ours]
+        configure(**options)
 
+    logging.StreamHandler.emit = emit
     logging.basicConfig = basic_config  # type: ignore[attr-defined]
 
 

@@ -243,9 +243,9 @@ def _patch_importlib(importlib: ModuleType) -> None:
 
 
 def install(packages: str) -> None:
-    """Let scripts import what is on offer. `packages` is the folder of the libraries and what they need."""
-    if os.path.isdir(packages):
-        _installed.update(name.removesuffix(".py") for name in os.listdir(packages) if "-" not in name)
+    """Let scripts import what is on offer. `packages` is the folder of the libraries and of what these need, which a
+    script is not offered: another version of a library may do without it."""
+    _installed.update(name for name in LIBRARIES if os.path.isdir(f"{packages}/{name}"))
     builtins.__import__ = _import
     sys.meta_path.insert(0, _patches)
     after("importlib", _patch_importlib)

@@ -101,4 +101,6 @@ def _faults_inside(
 
 def _article(value: object) -> str:
     name = type(value).__name__
+    if hasattr(type(value), "__await__"):
+        name += " that was not awaited"
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"

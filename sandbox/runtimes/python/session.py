@@ -29,7 +29,8 @@ _RECURSION = sys.getrecursionlimit()
 _parse = json.JSONDecoder().decode
 _clock = context.clock
 _environ, _tzset = os.environ, time.tzset
-_settrace, _setprofile, _setrecursionlimit = sys.settrace, sys.setprofile, sys.setrecursionlimit
+_settrace, _setprofile = sys.settrace, sys.setprofile
+_getrecursionlimit, _setrecursionlimit = sys.getrecursionlimit, sys.setrecursionlimit
 
 
 class _Failure(Exception):
@@ -50,6 +51,8 @@ class Session:
         # Kept for the next job, as is the state of the script's modules.
         self._script = modules.Script({}, "main.py")
         self._members: Mapping[str, Any] = {}
+        self._recursion = _RECURSION
+        """What the script's modules set for its handler."""
 
     def serve(self, preload: Sequence[str] = (), *, rehearse: bool = True) -> NoReturn:
         """Run jobs until the platform goes away. `preload` are the modules of a jail that is to have them ready.
@@ -59,11 +62,10 @@ class Session:
         modules.install(self._packages)
         modules.after("logging", logs.attach)
         modules.after("threading", self._tell_of_threads)
+        modules.after("asyncio", _prepare_loop)
         egress.install(_EGRESS_SOCKET)
         for name in preload:
             __import__(name)
-        if "asyncio" in sys.modules:
-            _coroutines().prepare()
         if rehearse:
             self._rehearse()
         gc.freeze()  # what is here by now is no garbage of a script's
@@ -99,9 +101,9 @@ class Session:
         is_coroutine = _is_coroutine(handler)
         offered = (context.AsyncContext if is_coroutine else context.Context)(job, calls, arrived)
         payload = _parse(data[:size].decode())
+        if is_coroutine or "asyncio" in sys.modules:
+            _coroutines().prepare()  # again, if a handler has closed the loop
         if is_first:
-            if is_coroutine:
-                _coroutines().prepare()
             leftovers.remember()
         channel.send(b"S", {})
         value = self._call(handler, payload, offered)
@@ -130,6 +132,7 @@ class Session:
         self._script = modules.Script(files, job["main"])
         try:
             self._members = vars(self._script.load())
+            self._recursion = _getrecursionlimit()
         except BaseException as error:  # the script's own, of any class
             raise self._failure("load_error", error) from None
         finally:
@@ -148,6 +151,7 @@ class Session:
 
     def _call(self, handler: Callable[..., Any], payload: object, offered: object) -> object:
         try:
+            _setrecursionlimit(self._recursion)
             value = handler(payload, offered)
             return _result_of(value) if hasattr(type(value), "__await__") else value
         except _Failure:
@@ -213,15 +217,22 @@ def _result_of(awaitable: Any) -> object:
     coroutines = _coroutines()
     try:
         return coroutines.run(awaitable)
-    except coroutines.Stuck:
-        message = "The handler never returned: nothing was left that could make it go on"
-        raise _Failure("no_result", errors.Described("NoResult", message)) from None
+    except coroutines.Stuck as stuck:
+        raise _Failure("no_result", errors.Described("NoResult", f"The handler never returned: {stuck}")) from None
 
 
 def _coroutines() -> Any:
-    from . import coroutines  # noqa: PLC0415  # asyncio takes longer to load than all else together
+    """The module, with the loop prepared."""
+    # asyncio takes longer to load than all else together. It comes first, since `_prepare_loop` hears of it.
+    import asyncio  # noqa: F401,PLC0415
+
+    from . import coroutines  # noqa: PLC0415
 
     return coroutines
+
+
+def _prepare_loop(_asyncio: ModuleType) -> None:
+    _coroutines().prepare()
 
 
 def _quiet() -> None:
