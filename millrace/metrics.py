@@ -17,7 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MAKING = threading.Lock()
-_SHAPE = ["runtime", "memory_mb", "preloaded"]
+_JAIL = ["runtime", "preloaded"]
 _M = TypeVar("_M", Counter, Gauge, Histogram)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 
@@ -72,32 +72,32 @@ def jails_used() -> Counter:
 def jails() -> Gauge:
     """What the pool of jails holds."""
     return Gauge("millrace_jails", "Jails of this host: booting, warm, busy, parked or dying.",
-                 [*_SHAPE, "state"], multiprocess_mode="livemostrecent")  # fmt: skip
+                 [*_JAIL, "state"], multiprocess_mode="livemostrecent")  # fmt: skip
 
 
 @_once
 def jails_wanted() -> Gauge:
     """What the pool wants to hold."""
     return Gauge("millrace_jails_wanted", "Warm jails that demand asks for.",
-                 _SHAPE, multiprocess_mode="livemostrecent")  # fmt: skip
+                 _JAIL, multiprocess_mode="livemostrecent")  # fmt: skip
 
 
 @_once
 def jail_boots() -> Counter:
     """Booted jails."""
-    return Counter("millrace_jail_boots", "Jails that were booted.", _SHAPE)
+    return Counter("millrace_jail_boots", "Jails that were booted.", _JAIL)
 
 
 @_once
 def jail_boot_seconds() -> Counter:
     """How long they took."""
-    return Counter("millrace_jail_boot_seconds", "Time from starting jails to their being ready, in all.", _SHAPE)
+    return Counter("millrace_jail_boot_seconds", "Time from starting jails to their being ready, in all.", _JAIL)
 
 
 @_once
 def jail_ends() -> Counter:
     """Ended jails."""
-    return Counter("millrace_jail_ends", "Jails that were ended, by the rule that ended them.", [*_SHAPE, "reason"])
+    return Counter("millrace_jail_ends", "Jails that were ended, by the rule that ended them.", [*_JAIL, "reason"])
 
 
 @_once

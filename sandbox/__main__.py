@@ -72,6 +72,8 @@ def _runtime_for(file: Path) -> Runtime:
     """The default one of the file's language, or the only kind of Python that is here."""
     language = _LANGUAGES.get(file.suffix, "javascript")
     offered = [each for each in runtimes.load_all().values() if each.language == language]
+    if not offered:
+        raise SandboxUnavailable(f"there is no runtime for {language} on this host")
     return next((each for each in offered if each.name == runtimes.DEFAULT), offered[0])
 
 
@@ -85,18 +87,18 @@ def main(arguments: Sequence[str]) -> int:
     except (OSError, ValueError) as error:
         print(f"{error}\n{_USAGE}", file=sys.stderr)
         return 2
-    runtime = _runtime_for(Path(arguments[0]))
     run_id = str(uuid.uuid4())
-    job = Job(
-        run_id=run_id,
-        runtime=runtime.name,
-        files={runtime.main: source},
-        main=runtime.main,
-        entry_point="handler",
-        payload=payload,
-        context={"runId": run_id},
-    )
     try:
+        runtime = _runtime_for(Path(arguments[0]))
+        job = Job(
+            run_id=run_id,
+            runtime=runtime.name,
+            files={runtime.main: source},
+            main=runtime.main,
+            entry_point="handler",
+            payload=payload,
+            context={"runId": run_id},
+        )
         with (
             tempfile.TemporaryDirectory(prefix="millrace-") as home,
             _private_launcher(Path(home), runtime.name) as socket_path,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sandbox import protocol, verdict
 from sandbox.conversation import Conversation, Ending
@@ -45,9 +45,8 @@ class Sandbox:
         """
         line, granted = self._acquire(job, cancel)
         try:
-            if granted is not None and not sink.on_assigned():
-                granted.close()
-                raise Abandoned("the run was abandoned before its job was sent")
+            if granted is not None:
+                _offer(granted, sink)
             outcome = _carry_through(line, granted, job, sink, cancel)
         except BaseException:
             # Closing the line has the launcher kill the jail.
@@ -64,8 +63,8 @@ class Sandbox:
         line = _connect(self._socket_path)
         try:
             return line.figures()
-        except _LineClosed as error:
-            raise SandboxUnavailable(f"the launcher closed the connection: {error}") from error
+        except (_LineClosed, ValueError) as error:
+            raise SandboxUnavailable(f"the launcher gave no figures: {error}") from error
         finally:
             line.close()
 
@@ -218,6 +217,18 @@ def _connect(path: Path) -> _Line:
     return _Line(connected)
 
 
+def _offer(granted: _Granted, sink: Sink) -> None:
+    """Ask the sink whether the job is still to be done. Raises Abandoned, and what the sink raises."""
+    try:
+        if sink.on_assigned():
+            return
+    except BaseException:
+        granted.close()
+        raise
+    granted.close()
+    raise Abandoned("the run was abandoned before its job was sent")
+
+
 def _carry_through(
     line: _Line, granted: _Granted | None, job: Job, sink: Sink, cancel: threading.Event
 ) -> Outcome:
@@ -246,11 +257,11 @@ def _carry(line: _Line, granted: _Granted, job: Job, sink: Sink, cancel: threadi
     talk = Conversation(job, sink, cancel, granted.pipes, has_script=granted.origin == "reused")
     ending = talk.run()
     duration_ms = 1000 * (time.monotonic() - started)
-    if granted.origin == "reused" and not talk.reached_handler and ending.kind is not Kind.CANCELLED:
-        _end_broken(line)
     answered = ending.kind not in (None, Kind.TIMEOUT, Kind.CANCELLED)
     account: Mapping[str, Any] = {}
-    if answered:
+    if granted.origin == "reused" and not talk.reached_handler and ending.kind is not Kind.CANCELLED:
+        account = _end_broken(line, talk, ending)
+    elif answered:
         # What was written before the answer is in the pipes; once given back, they are the next job's.
         talk.drain()
         # The answer stands even if the launcher is gone by now; only its account is lost.
@@ -269,12 +280,18 @@ def _carry(line: _Line, granted: _Granted, job: Job, sink: Sink, cancel: threadi
     return _outcome(ending, talk, account, job, granted.origin, duration_ms)
 
 
-def _end_broken(line: _Line) -> NoReturn:
+def _end_broken(line: _Line, talk: Conversation, ending: Ending) -> Mapping[str, Any]:
+    """End a reused jail that has not said that it enters the handler. Raises _JailBroken if indeed it has not; if it
+    has, only too late for us to hear, that was this run: then its account is returned."""
     try:
-        line.finish("broken", ended=True)
+        account = line.finish("broken", ended=True)
     except _LineClosed as error:
-        raise SandboxUnavailable(f"the launcher is gone: {error}") from error
-    raise _JailBroken
+        # We stopped listening to a jail that was still alive: it may have entered the handler since.
+        raise SandboxUnavailable(f"the launcher is gone: {error}", reached_handler=ending.kind is not None) from error
+    if not talk.entered_unheard():
+        raise _JailBroken
+    talk.drain()
+    return account
 
 
 def _state(ending: Ending) -> str:

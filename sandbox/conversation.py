@@ -20,6 +20,8 @@ from sandbox.job import CallRefused, Job, Kind, ScriptError, Sink
 
 _TICK_S = 0.1
 """How often a set `cancel` is looked for, and how long a log line may wait."""
+_START_S = 5.0
+"""A reused jail has its script loaded: one that does not enter the handler for so long never will."""
 _FLUSH_BYTES = 256 * 1024
 _CHUNK_BYTES = 256 * 1024
 _STDERR_TAIL_BYTES = 16 * 1024
@@ -86,6 +88,7 @@ class Conversation:
         self._polls_job = False
         self._throttled: set[int] = set()
         self._served_s = 0.0
+        self._sent_job = False
         self._calls = 0
         self._artifacts = 0
         self._artifact_bytes = 0
@@ -105,10 +108,13 @@ class Conversation:
         began, began_cpu = self._last_flush, time.thread_time()
         deadline = began + self._job.limits.timeout_ms / 1000
         self._send(self._job_frame())
+        self._sent_job = True
         while self._ending is None:
             now = time.monotonic()
-            if now >= deadline:
-                return Ending(Kind.TIMEOUT, error=verdict.timed_out(self._job.limits))
+            if now >= deadline or (self._has_script and not self.reached_handler and now >= began + _START_S):
+                # What it said while we did not listen, be it that we were stopped, still counts.
+                self._serve(self._poll.poll(0))
+                return self._ending or Ending(Kind.TIMEOUT, error=verdict.timed_out(self._job.limits))
             if self._cancel.is_set():
                 return Ending(Kind.CANCELLED, error=verdict.cancelled())
             if time.thread_time() - began_cpu - self._served_s > self._allowance(now - began):
@@ -118,6 +124,18 @@ class Conversation:
                 self._serve(self._poll.poll(max(1, 1000 * min(tick, deadline - now) + 0.5)))
             self._flush_when_due()
         return self._ending
+
+    def entered_unheard(self) -> bool:
+        """Whether a jail that has ended since may have entered the handler of this job without our hearing of it."""
+        if not self._sent_job:
+            return False
+        while chunk := _read(self._pipes.control):
+            try:
+                if any(frame.type != protocol.ERROR for frame in self._frames.feed(chunk)):
+                    return True
+            except protocol.ProtocolError:
+                return True
+        return False
 
     def _allowance(self, elapsed: float) -> float:
         """Seconds of the worker's processor that the run may have cost by now."""
@@ -170,6 +188,7 @@ class Conversation:
                 "artifacts": limits.artifacts,
             },
             "payload": len(job.payload),
+            "once": job.reuse_key is None,
             "files": files,
         }
         data = job.payload if self._has_script else b"".join((job.payload, *job.files.values()))
@@ -311,6 +330,8 @@ class Conversation:
 
     def _on_request(self, frame: protocol.Frame) -> None:
         """An artifact or an SDK call: each is answered, so that the script's promise settles."""
+        if not self.reached_handler:
+            raise protocol.ProtocolError("it made a call before its handler was entered")
         self._calls += 1
         if self._calls > protocol.CALLS or self._unsent > _UNANSWERED_BYTES:
             raise protocol.ProtocolError("it made more calls than a run may make, or did not read the answers")

@@ -12,8 +12,12 @@ MEMORY_S = 120.0
 """How fast a burst is forgotten: after so many seconds two thirds of it are."""
 KEEP_S = 3600.0
 """One jail stays ready this long for a shape that was asked for once."""
-_LEAST_AVAILABLE = 0.1
-"""Of the host's memory; with less left nothing is booted ahead, and what is idle ends."""
+SCARCE = 0.1
+"""Of the host's memory; with less left what is idle ends."""
+AMPLE = 0.2
+"""With less left nothing is booted ahead."""
+MAX_SHAPES = 64
+"""Of which demand is remembered: anybody may ask for a size of memory that nobody else uses."""
 
 
 class Shape(NamedTuple):
@@ -44,6 +48,8 @@ class Demand:
 
     def add(self, shape: Shape, now: float) -> None:
         """A jail of this shape was taken."""
+        if shape not in self._levels and len(self._levels) >= MAX_SHAPES:
+            del self._levels[min(self._levels, key=lambda each: self._height(each, now))]
         level = self._levels.setdefault(shape, _Level())
         level.jails = self._decayed(level, now) + 1.0
         level.at = now
@@ -63,6 +69,10 @@ class Demand:
         known = {**dict.fromkeys(shape for shape, least in self.least.items() if least), **dict.fromkeys(self._levels)}
         return sorted(known, key=lambda shape: -self._height(shape, now))
 
+    def is_less(self, shape: Shape, other: Shape, now: float) -> bool:
+        """Whether jails of `shape` may go for one of `other`: it is asked for less, and no least is kept of it."""
+        return not self.least.get(shape) and self._height(shape, now) < self._height(other, now)
+
     def _height(self, shape: Shape, now: float) -> float:
         level = self._levels.get(shape)
         return self._decayed(level, now) if level is not None else 0.0
@@ -72,8 +82,8 @@ class Demand:
         return level.jails * math.exp(-(now - level.at) / MEMORY_S)
 
 
-def memory_is_scarce(meminfo: Path = Path("/proc/meminfo")) -> bool:
-    """Whether the host has less than a tenth of its memory left, as the kernel estimates it."""
+def memory_is_scarce(share: float = SCARCE, meminfo: Path = Path("/proc/meminfo")) -> bool:
+    """Whether the host has less than this share of its memory left, as the kernel estimates it."""
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
     total, available = (int(fields[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
-    return available < total * _LEAST_AVAILABLE
+    return available < total * share

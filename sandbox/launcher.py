@@ -98,8 +98,8 @@ class _Connection:
             timeout_ms=int(message["timeout_ms"]),
             reuse_key=message["reuse_key"],
             hosts=None if hosts is None else tuple(hosts),
-            egress_group=message["egress_group"],
-            preloaded=bool(message["preloaded"]),
+            egress_group=message.get("egress_group"),
+            preloaded=bool(message.get("preloaded")),
         )
         if request.runtime not in self._launcher.roots.names:
             self._send({"error": f"there is no runtime {request.runtime!r}"})

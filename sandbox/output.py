@@ -24,14 +24,19 @@ _BREAK_BYTES = 5
 _LAST_PIECE_BYTES = protocol.LOG_RECORD_BYTES - 4
 """Of a long line the last piece has at most this size, and the others more."""
 _BREAKS = b"\n\r\x0b\x0c\x1c\x1d\x1e"
+_SEPARATOR = b"\x01"
+"""Between texts that are looked at together: one byte that counts as one."""
 _RETURN = ord("\r")
 _NEXT_LINE, _LINE_SEPARATOR, _PARAGRAPH_SEPARATOR = (each.encode() for each in "\x85\u2028\u2029")
 
 
 def stored_bytes(text: str) -> int:
     """What a record of this text takes in a stored log, or a little more; never less."""
-    data = text.encode("utf-8", "replace")
-    size = RECORD_BYTES + len(data)
+    return RECORD_BYTES + _text_bytes(text.encode("utf-8", "replace"))
+
+
+def _text_bytes(data: bytes) -> int:
+    size = len(data)
     # To look for a byte costs next to nothing, to count bytes or to look for two of them fifty times as much; and they
     # are hardly ever there.
     if 0 in data:
@@ -156,18 +161,32 @@ class LogFeed:
 
     def add_records(self, records: Sequence[tuple[str, float, bytes]]) -> None:
         """Keep records of the log channel; their time is the jail's word."""
-        now = _now()
-        said = [int(time_ms) if 0 <= time_ms <= now else now for _, time_ms, _ in records]
-        texts = [text.decode("utf-8", "replace") for _, _, text in records]
-        levels = [level for level, _, _ in records]
-        self._add_all(levels, texts, said)
+        if not records:
+            return
+        levels, times_ms, texts = zip(*records, strict=True)
+        data = _SEPARATOR.join(texts)
+        text = data.decode("utf-8", "replace")
+        apart = text.split(_SEPARATOR.decode())
+        if len(apart) != len(records):
+            # One of them has a separator in it.
+            self._add_all(levels, [each.decode("utf-8", "replace") for each in texts], _said(times_ms))
+            return
+        # What is no UTF-8 becomes longer than it was.
+        self._add_all(levels, apart, _said(times_ms), data if data.isascii() else None)
 
     def add_raw(self, level: str, lines: Sequence[str]) -> None:
         self._add_all([level] * len(lines), lines, [_now()] * len(lines))
 
-    def _add_all(self, levels: Sequence[str], texts: Sequence[str], times_ms: Sequence[int]) -> None:
-        """All at once if there is room for all, which costs half of one after the other."""
-        size = stored_bytes(" ".join(texts)) + (RECORD_BYTES - 1) * (len(texts) - 1)
+    def _add_all(
+        self, levels: Sequence[str], texts: Sequence[str], times_ms: Sequence[int], joined: bytes | None = None
+    ) -> None:
+        """All at once if there is room for all, which costs half of one after the other.
+
+        `joined` are the texts with a separator between them, if somebody has that already.
+        """
+        if joined is None:
+            joined = _SEPARATOR.join(text.encode("utf-8", "replace") for text in texts)
+        size = _text_bytes(joined) - (len(texts) - 1) + RECORD_BYTES * len(texts)
         if not texts or self.dropped_bytes or size > self._left:
             for level, text, time_ms in zip(levels, texts, times_ms, strict=True):
                 self._add(level, text, time_ms)
@@ -217,3 +236,14 @@ class LogFeed:
 
 def _now() -> int:
     return int(time.time() * 1000)
+
+
+def _said(times_ms: Sequence[float]) -> list[int]:
+    """The jail's times in whole milliseconds; what can't be the time of anything so far is now."""
+    now = _now()
+    try:
+        if min(times_ms) >= 0 and max(times_ms) <= now:
+            return list(map(int, times_ms))
+    except ValueError:
+        pass  # not a number: comparisons don't tell
+    return [int(each) if 0 <= each <= now else now for each in times_ms]

@@ -22,7 +22,7 @@ from sandbox.loop import Loop, Timer
 from sandbox.parking import Parking
 from sandbox.proxylink import ProxyLink, Traffic
 from sandbox.roots import Roots
-from sandbox.slots import NoFreeSlot, Slot, Slots
+from sandbox.slots import MAX_SLOTS, NoFreeSlot, Slot, Slots
 
 BOOT_TIMEOUT_S = 20.0
 BACKSTOP_S = 10.0
@@ -40,6 +40,8 @@ REFILL_DELAY_S = 0.02
 REFILL_BACKOFF_S = (1.0, 60.0)
 TRIM_S = 10.0
 """How often jails that nobody asks for any more are looked for."""
+MAX_WARM = MAX_SLOTS // 2
+"""Of all shapes together: the other half is for jobs."""
 GIVE_BACK_AGAIN_S = (1.0, 4.0, 16.0, 60.0)
 """When a slot whose group could not be emptied is tried again; after the last it stays out of use."""
 _log = logging.getLogger("millrace.launcher")
@@ -71,7 +73,8 @@ class Pool:
         self._waiters: dict[Shape, deque[Waiter]] = {}
         self._figures = Figures()
         self._refill_timer: Timer | None = None
-        self._boot_failures = 0
+        self._failures: Counter[Shape] = Counter()
+        self._retry_at: dict[Shape, float] = {}
         self._closing: Callable[[], None] | None = None
         self._loop.later(TRIM_S, self._trim)
 
@@ -108,6 +111,9 @@ class Pool:
         key = request.reuse_as
         used = self._parked.latest(key) if key is not None else None
         if used is None:
+            return None
+        if time.monotonic() - used.booted_at >= nsjail.MAX_AGE_S:
+            self._end(used, "aged")
             return None
         self._parked.remove(used)
         if used.paused and not used.process.resume():
@@ -195,7 +201,7 @@ class Pool:
         used.state = "parked"
         self._parked.add(used, key)
         used.timer = self._loop.later(PAUSE_AFTER_S, lambda: self._pause(used))
-        self._end_parked_over(self._memory_budget)
+        self._end_parked_over(self._memory_budget - self._warm_bytes())
 
     def _unfit(self, used: Jail, state: str) -> str:
         """Why a used jail may not serve again; "" if it may."""
@@ -210,7 +216,7 @@ class Pool:
         return "worn" if used.runs >= MAX_RUNS else ""
 
     def _end_parked_over(self, memory_bytes: int) -> None:
-        while self._parked.resident_bytes > memory_bytes:
+        while len(self._parked) and self._parked.resident_bytes > memory_bytes:
             for oldest in self._parked.oldest():
                 self._end(oldest, "memory")
 
@@ -231,7 +237,7 @@ class Pool:
         """From any state; the slot is free again once the processes are gone."""
         unwanted.cancel_timer()
         if unwanted.state != "dying":
-            self._figures.ends[unwanted.shape, reason] += 1
+            self._figures.ended(unwanted.shape, reason)
         self._parked.remove(unwanted)
         if self._proxy is not None and unwanted.assigned:
             unwanted.assigned = False
@@ -285,8 +291,8 @@ class Pool:
             _log.error("slot %s is set aside (attempt %d): %s", slot.name, attempt + 1, error)
             if attempt < len(GIVE_BACK_AGAIN_S):
                 self._loop.later(GIVE_BACK_AGAIN_S[attempt], lambda: self._give_back(slot, attempt + 1))
-        else:
-            self._serve_waiters()
+        # Whoever was put off until this slot is free hears it also if that failed.
+        self._serve_waiters()
         self._refill_soon()
 
     # Booting
@@ -321,7 +327,7 @@ class Pool:
                 self._fail_waiters(shape, str(error))
             return False
         except (cgroups.CgroupsUnavailable, OSError) as error:
-            self._boot_failures += 1
+            self._count_failure(shape)
             self._fail_waiters(shape, f"a slot could not be made: {error}")
             return False
         try:
@@ -333,7 +339,7 @@ class Pool:
             process = jail.start(command, slot.group)
         except OSError as error:
             # Out of descriptors or processes: the host's trouble, which may pass.
-            self._boot_failures += 1
+            self._count_failure(shape)
             self._fail_waiters(shape, f"a jail could not be started: {error}")
             self._give_back(slot)
             return False
@@ -358,14 +364,20 @@ class Pool:
         self._refill_soon()
 
     def _make_room(self) -> bool:
-        """End the jails that were parked first, one for each waiter that nothing else will serve. False if no slot
-        is about to become free."""
+        """End the jails that were parked first, then warm ones, one for each waiter that nothing else will serve.
+        False if no slot is about to become free."""
         coming = [one for one in self._jails if one.state in ("booting", "dying")]
         lacking = sum(map(self._waiting, self._waiters)) - len(coming)
-        for oldest in self._parked.oldest(max(0, lacking)):
-            self._end(oldest, "room")
-            coming.append(oldest)
+        for idle in [*self._parked.oldest(max(0, lacking)), *self._coldest()][: max(0, lacking)]:
+            self._end(idle, "room")
+            coming.append(idle)
         return bool(coming)
+
+    def _coldest(self) -> list[Jail]:
+        """Warm jails, those first whose shape is asked for least."""
+        hottest = self._demand.shapes(time.monotonic())
+        shapes = sorted(self._warm, key=lambda shape: -hottest.index(shape) if shape in hottest else -len(hottest))
+        return [one for shape in shapes for one in self._warm[shape]]
 
     def _on_booted(self, booted: Jail) -> None:
         self._loop.unwatch(booted.process.pipes.control)
@@ -383,7 +395,8 @@ class Pool:
         booted.process.find_runtime()
         booted.booted_at = time.monotonic()
         self._figures.booted(booted.shape, booted.booted_at - booted.started_at)
-        self._boot_failures = 0
+        del self._failures[booted.shape]
+        self._retry_at.pop(booted.shape, None)
         waiter = self._next_waiter(booted.shape)
         if waiter is not None:
             self._hand_out(booted, waiter, "cold")
@@ -398,7 +411,7 @@ class Pool:
 
     def _boot_failed(self, failed: Jail) -> None:
         reason = failed.process.boot_log() or f"it ended with code {failed.exit_code} before it was ready"
-        self._boot_failures += 1
+        self._count_failure(failed.shape)
         self._fail_waiters(failed.shape, f"a jail could not be booted: {reason}")
         failed.state = "dying"
         self._forget(failed)
@@ -418,11 +431,16 @@ class Pool:
     # Keeping warm
 
     def _refill_soon(self) -> None:
-        if self._closing is not None or (self._refill_timer is not None and self._refill_timer.pending):
-            return
+        if self._closing is None and (self._refill_timer is None or not self._refill_timer.pending):
+            self._refill_timer = self._loop.later(REFILL_DELAY_S, self.refill)
+
+    def _count_failure(self, shape: Shape) -> None:
+        """Boots of this shape are tried again later and later, unless somebody asks."""
         low, high = REFILL_BACKOFF_S
-        delay = min(low * 2 ** (self._boot_failures - 1), high) if self._boot_failures else REFILL_DELAY_S
-        self._refill_timer = self._loop.later(delay, self.refill)
+        self._failures[shape] += 1
+        delay = min(low * 2 ** (self._failures[shape] - 1), high)
+        self._retry_at[shape] = time.monotonic() + delay
+        self._loop.later(delay, self._refill_soon)
 
     def refill(self) -> None:
         """Boot one jail of the shape that is asked for most and has too few; the next follows when it is ready."""
@@ -430,18 +448,30 @@ class Pool:
             return
         now = time.monotonic()
         for shape in self._demand.shapes(now):
-            if len(self._warm.get(shape, ())) < self._demand.wanted(shape, now):
-                if self._make_memory():
+            if len(self._warm.get(shape, ())) < self._demand.wanted(shape, now) and self._may_boot(shape, now):
+                if self._make_memory(shape):
                     self._boot(shape, hurry=False)
                 return
 
-    def _make_memory(self) -> bool:
-        """Whether one more jail may be booted ahead, for which parked ones may have to go."""
-        if demand.memory_is_scarce():
+    def _may_boot(self, shape: Shape, now: float) -> bool:
+        """Nobody waits: what failed a moment ago is not tried again yet, and the others must not wait for it."""
+        return now >= self._retry_at.get(shape, 0.0) and self._roots.ready(shape.runtime) is not None
+
+    def _make_memory(self, shape: Shape) -> bool:
+        """Whether one more jail of this shape may be booted ahead, for which parked ones may have to go.
+
+        For want of memory a warm jail of a shape that is asked for less goes first; then the next look finds room.
+        """
+        if demand.memory_is_scarce(demand.AMPLE) or sum(map(len, self._warm.values())) >= MAX_WARM:
             return False
         left = self._memory_budget - self._warm_bytes()
-        self._end_parked_over(max(0, left))
-        return left > 0
+        if left > 0:
+            self._end_parked_over(left)
+            return True
+        coldest = next(iter(self._coldest()), None)
+        if coldest is not None and self._demand.is_less(coldest.shape, shape, time.monotonic()):
+            self._end(coldest, "memory")
+        return False
 
     def _warm_bytes(self) -> int:
         return sum(one.resident_bytes for line in self._warm.values() for one in line)
@@ -455,8 +485,10 @@ class Pool:
             for surplus in list(line)[self._demand.wanted(shape, now) :]:
                 self._end(surplus, "surplus")
         if demand.memory_is_scarce():
-            for idle in [one for one in self._jails if one.state in ("warm", "parked")]:
-                self._end(idle, "memory")
+            # Half of what is idle: the next look sees whether that was enough.
+            idle = [*self._parked.oldest(len(self._parked)), *self._coldest()]
+            for each in idle[: (len(idle) + 1) // 2]:
+                self._end(each, "memory")
         self._refill_soon()
         self._loop.later(TRIM_S, self._trim)
 

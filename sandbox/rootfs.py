@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,10 +23,12 @@ LAYOUT = "2"
 
 # nsjail can't make a mount point in a read-only root, so every one of nsjail.cfg's must be here.
 _FOLDERS = ("bin", "boot", "dev", "etc", "proc", "run", "tmp")
+_MODE = 0o755
 _DEVICES = ("null", "zero", "urandom", "random")
 _LOCKS = ("package-lock.json", "requirements.lock")
 _LINKER_FOLDERS = ("/lib/", "/lib64/", "/usr/lib/", "/usr/lib64/")
 """Where the dynamic linker looks by itself; of other folders it may know from a cache, which a jail has not."""
+_PROBLEM_CHARS = 2000
 _PASSWD = "nobody:x:65534:65534:nobody:/tmp:/bin/false\n"
 _GROUP = "nogroup:x:65534:\n"
 
@@ -43,10 +46,14 @@ def build(runtime: Runtime, parent: Path) -> Path:
     if root.is_dir():
         return root
     parent.mkdir(parents=True, exist_ok=True)
-    parent.chmod(0o755)
+    parent.chmod(_MODE)
     draft = parent / f"{root.name}.{os.getpid()}.draft"
     shutil.rmtree(draft, ignore_errors=True)
-    _furnish(runtime, draft)
+    try:
+        _furnish(runtime, draft)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
     try:
         draft.rename(root)
     except OSError:
@@ -67,8 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     name, folder = arguments
     try:
         build(runtimes.named(name), Path(folder))
-    except RootfsError as error:
-        print(error, file=sys.stderr)
+    except (RootfsError, OSError) as error:
+        print(str(error)[:_PROBLEM_CHARS], file=sys.stderr)
         return 1
     return 0
 
@@ -79,7 +86,7 @@ def furnish_bare(root: Path, programs: Mapping[str, bytes]) -> None:
     _make_frame(root)
     for name, content in programs.items():
         (root / name).write_bytes(content)
-        (root / name).chmod(0o755)
+        (root / name).chmod(_MODE)
     _open_to_all(root)
 
 
@@ -110,8 +117,13 @@ def shared_libraries(*binaries: Path) -> list[Path]:
 
 def _digest(runtime: Runtime) -> str:
     digest = hashlib.sha256(LAYOUT.encode())
-    binary = runtime.binary.stat()
-    digest.update(f"{binary.st_size} {binary.st_mtime_ns}".encode())
+    linked = [runtime.binary, *shared_libraries(runtime.binary)]
+    if runtime.interpreter is not None:
+        linked += [runtime.interpreter.library, runtime.interpreter.library / "lib-dynload"]
+    for found in (path.stat() for path in linked):
+        digest.update(f"{found.st_size} {found.st_mtime_ns}\0".encode())
+    for package in sorted(path.name for path in runtime.packages.glob("*.dist-info")):
+        digest.update(f"{package}\0".encode())
     descriptor = [runtime.folder / "runtime.json"]
     locks = [path for name in _LOCKS if (path := runtime.folder / name).is_file()]
     for path in (*runtime.bootstrap_files(), *descriptor, *locks, *_own_files(runtime)):
@@ -159,7 +171,7 @@ def _furnish(runtime: Runtime, root: Path) -> None:
 def _furnish_library(runtime: Runtime, interpreter: Interpreter, root: Path) -> set[Path]:
     """Copy the standard library to where the interpreter looks for it beside /usr/bin; returns the shared libraries
     that its extension modules need."""
-    target = root / "usr" / "lib" / interpreter.name
+    target = root / "usr" / interpreter.library_folder / interpreter.name
     shutil.copytree(interpreter.library, target, ignore=_skip(runtime.library_skip), dirs_exist_ok=True)
     return set(shared_libraries(*sorted((target / "lib-dynload").glob("*.so"))))
 
@@ -186,27 +198,36 @@ def _skip(patterns: Collection[str]) -> Callable[[str, list[str]], set[str]]:
 def _link_or_copy(source: Path, target: Path) -> None:
     """For the binary, which is nine tenths of the root: nobody changes one in place, and jails see it read-only."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    source = source.resolve()
     try:
-        os.link(source.resolve(), target)
+        # Both names are one file, whose mode is not ours to change.
+        if stat.S_IMODE(source.stat().st_mode) == _MODE:
+            os.link(source, target)
+            return
     except OSError:
-        _copy(source, target)
+        pass  # another file system, or somebody else's file
+    _copy(source, target)
 
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source.resolve(), target)
-    target.chmod(0o755)
+    target.chmod(_MODE)
 
 
 def _open_to_all(root: Path) -> None:
     """Jails run under other user ids: everything readable, nothing writable by them, whatever the umask
     was."""
     for folder, _, names in os.walk(root):
-        os.chmod(folder, 0o755)
+        os.chmod(folder, _MODE)
         for name in names:
             path = os.path.join(folder, name)
-            if not os.path.islink(path):
-                os.chmod(path, 0o755 if os.access(path, os.X_OK) else 0o644)
+            if os.path.islink(path):
+                continue
+            mode = stat.S_IMODE(os.stat(path).st_mode)
+            wanted = _MODE if mode & stat.S_IXUSR else 0o644
+            if mode != wanted:
+                os.chmod(path, wanted)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from sandbox import rootfs
 from sandbox.loop import Loop
 from sandbox.runtimes import Runtime
 
+AGAIN_AFTER_S = 30.0
+"""How long the answer to whoever asks for a root that could not be built is the same, before it is tried again."""
 _log = logging.getLogger("millrace.launcher")
 
 
@@ -36,6 +39,7 @@ class Roots:
         self.prepared = (offered[first], seen_from_jail / self._places[first].name)
         """The first runtime, with its root as jails see it."""
         self._builders: dict[str, subprocess.Popen[str]] = {}
+        self._failed: dict[str, tuple[float, str]] = {}
         self.on_built: Callable[[str, str], None] = lambda name, problem: None
         """Called with the runtime's name when its root is there, or with the problem too when it can't be built."""
         for place in self._places.values():
@@ -56,14 +60,18 @@ class Roots:
         """See to it that the root is built; `on_built` follows. Raises OSError if no process can be started."""
         if name in self._builders:
             return
+        failed_at, problem = self._failed.get(name, (-AGAIN_AFTER_S, ""))
+        if time.monotonic() < failed_at + AGAIN_AFTER_S:
+            self.on_built(name, problem)
+            return
         builder = subprocess.Popen(
             [sys.executable, "-m", "sandbox.rootfs", name, str(self._folder)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._builders[name] = builder
         end = os.pidfd_open(builder.pid)
+        self._builders[name] = builder
         self._loop.watch(end, lambda: self._on_end(name, end))
 
     def close(self) -> None:
@@ -78,6 +86,9 @@ class Roots:
         builder = self._builders.pop(name)
         _, said = builder.communicate()
         problem = "" if builder.returncode == 0 else said.strip() or f"its builder ended with code {builder.returncode}"
+        if not problem and not self._places[name].is_dir():
+            problem = "its files have changed since the launcher started, which must be started again"
         if problem:
+            self._failed[name] = (time.monotonic(), problem)
             _log.error("the root of %s cannot be built: %s", name, problem)
         self.on_built(name, problem)

@@ -79,13 +79,20 @@ class Slots:
     def give_back(self, slot: Slot) -> None:
         """The slot's jail is gone. Its group is made as good as new, so that no counter and no process outlives a
         jail; raises CgroupsUnavailable or OSError if that fails, and may then be called again."""
-        if not slot.group.reset():
+        if not _is_reset(slot.group):
             slot.group.remove()
             slot.group = self._tree.create(slot.name)
         self._free.append(slot)
 
     def remove(self) -> None:
         shutil.rmtree(self._parent, ignore_errors=True)
+
+
+def _is_reset(group: cgroups.Group) -> bool:
+    try:
+        return group.reset()
+    except (OSError, ValueError):
+        return False  # it is half gone already
 
 
 def _make_run(slot: Slot) -> None:

@@ -47,5 +47,5 @@ class PoolWatch:
 
 
 def _labels(row: Mapping[str, Any], *others: str) -> tuple[str, ...]:
-    shape = (str(row["runtime"]), str(row["memory_mb"]), "yes" if row["preloaded"] else "no")
-    return (*shape, *(str(row[name]) for name in others))
+    kind = (str(row["runtime"]), "yes" if row["preloaded"] else "no")
+    return (*kind, *(str(row[name]) for name in others))

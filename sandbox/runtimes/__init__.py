@@ -100,7 +100,8 @@ def _load(name: str) -> Runtime | None:
     if "/" in where:
         binary = path.parent / where
         return _runtime(path.parent, described, name, binary, None) if binary.is_file() else None
-    interpreter = interpreters.find(where)
+    # Without its libraries it would not be what it says.
+    interpreter = interpreters.find(where) if (path.parent / described["packages"]).is_dir() else None
     return None if interpreter is None else _runtime(path.parent, described, name, interpreter.binary, interpreter)
 
 

@@ -14,13 +14,16 @@ from pathlib import Path
 _FOLDERS = ("/usr/local/bin", "/usr/bin")
 _ANSWER_S = 10
 _QUESTION = """
-import json, platform, sys, sysconfig
+import importlib.util, json, os, platform, sys, sysconfig
 print(json.dumps({
-    "binary": getattr(sys, "_base_executable", None) or sys.executable,
+    "binary": os.readlink("/proc/self/exe"),
     "version": platform.python_version(),
     "name": "python%d.%d" % sys.version_info[:2],
     "library": sysconfig.get_path("stdlib", vars={"base": sys.base_prefix, "installed_base": sys.base_prefix}),
-    "modules": sorted(name for name in sys.stdlib_module_names if not name.startswith("_")),
+    "library_folder": sys.platlibdir,
+    "modules": [name for name in sys.stdlib_module_names if name[0] != "_" or name == "__future__"],
+    "missing": [name for name in ("bz2", "lzma", "sqlite3", "ssl", "zlib") if not importlib.util.find_spec(
+        {"lzma": "_lzma", "sqlite3": "_sqlite3", "bz2": "_bz2", "ssl": "_ssl"}.get(name, name))],
 }))
 """
 
@@ -36,8 +39,10 @@ class Interpreter:
     binary: Path
     library: Path
     """Folder of the standard library, with its extension modules in lib-dynload."""
+    library_folder: str
+    """Where it looks for that below its prefix: lib, or lib64."""
     modules: frozenset[str]
-    """Top-level names of the standard library."""
+    """Top-level names of the standard library, without those that it was built without."""
 
 
 def find(name: str) -> Interpreter | None:
@@ -81,5 +86,6 @@ def _ask(path: Path) -> Interpreter | None:
         version=answer["version"],
         binary=Path(answer["binary"]).resolve(),
         library=library,
-        modules=frozenset(answer["modules"]),
+        library_folder=answer["library_folder"],
+        modules=frozenset(answer["modules"]) - frozenset(answer["missing"]),
     )

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+
 import pytest
 
-from sandbox.job import Limits
+from sandbox import conversation, protocol
+from sandbox.conversation import Conversation
+from sandbox.jail import Pipes
+from sandbox.job import Job, Limits
 from tests.sandbox.support import Recorder, Runner
 
 SOURCE = """
@@ -45,3 +52,76 @@ def test_a_script_whose_every_jail_breaks_gets_one_that_nobody_has_used(run: Run
 
 def test_what_fails_in_a_new_jail_before_the_handler_is_the_scripts_failure(run: Runner) -> None:
     assert run("process.abort(); exports.handler = () => 1", reuse_key="top").kind == "crash"
+
+
+def test_a_worker_that_was_stopped_past_the_deadline_takes_the_answer_that_is_there_and_runs_nothing_twice(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "let n = 0; exports.handler = () => ++n"
+    assert run(source, reuse_key="stopped").result == 1
+    send, late = Conversation._send, [0.0]
+
+    def send_and_stop(talk: Conversation, frame: bytes) -> None:
+        send(talk, frame)
+        time.sleep(0.5)  # as if by a signal
+        late[0] = 100.0
+
+    clock = time.monotonic
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Conversation, "_send", send_and_stop)
+        stopped.setattr(conversation.time, "monotonic", lambda: clock() + late[0])
+        assert run(source, reuse_key="stopped").result == 2
+    assert run(source, reuse_key="stopped").result == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "entered"),
+    [
+        (b"", False),
+        (protocol.encode_frame(protocol.ERROR, {"kind": "exception"}), False),
+        (protocol.encode_frame(protocol.STARTED, {}), True),
+        (protocol.encode_frame(protocol.RESULT, {"left": []}, b"1"), True),
+        (b"\xff" * 20, True),
+    ],
+)
+def test_whether_a_dead_jail_entered_the_handler_is_told_by_what_it_left_in_its_pipe(
+    said: bytes, entered: bool
+) -> None:
+    pipes = [os.pipe() for _ in range(5)]
+    ends = Pipes(pipes[0][1], *(reader for reader, _ in pipes[1:]))
+    for fd in ends.all():
+        os.set_blocking(fd, False)
+    job = Job(run_id="r", files={}, limits=Limits(timeout_ms=1))
+    talk = Conversation(job, Recorder(), threading.Event(), ends, has_script=True)
+    assert talk.run().kind == "timeout"
+    os.write(pipes[1][1], said)
+    os.close(pipes[1][1])
+    assert talk.entered_unheard() is entered
+    for reader, writer in pipes:
+        os.close(reader)
+        if writer != pipes[1][1]:
+            os.close(writer)
+
+
+def test_a_call_before_the_handler_is_entered_breaks_the_jail(run: Runner) -> None:
+    forged = protocol.encode_frame(protocol.CALL, {"id": 1, "method": "events.publish"}, b"{}").hex()
+    text = f"Buffer.from('{forged}', 'hex').toString('latin1')"
+    leftover = f"process.binding('fs').writeString(4, {text}, null, 'latin1')"
+    source = SOURCE.format(leftover=leftover)
+    assert run(source, True, reuse_key="early call").result == 1
+    sink = Recorder()
+    assert run(source, False, reuse_key="early call", sink=sink).kind == "succeeded"
+    assert sink.calls == []
+
+
+def test_a_sink_that_fails_when_it_is_offered_a_jail_leaves_no_descriptor(run: Runner) -> None:
+    class Failing(Recorder):
+        def on_assigned(self) -> bool:
+            raise RuntimeError("the database is away")
+
+    run("exports.handler = () => 1")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with pytest.raises(RuntimeError):
+            run("exports.handler = () => 1", sink=Failing())
+    assert len(os.listdir("/proc/self/fd")) <= before

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.demand import KEEP_S, MEMORY_S, Demand, Shape, memory_is_scarce
+from sandbox.demand import KEEP_S, MAX_SHAPES, MEMORY_S, Demand, Shape, memory_is_scarce
 
 PLAIN, LARGE = Shape("nodejs20", 256), Shape("nodejs20", 1024, preloaded=True)
 
@@ -47,6 +47,28 @@ def test_what_is_asked_for_most_comes_first() -> None:
     assert wanted.shapes(1.0) == [LARGE, PLAIN]
 
 
+def test_of_many_sizes_those_asked_for_least_are_forgotten_first() -> None:
+    wanted = Demand({PLAIN: 2}, 8)
+    for _ in range(5):
+        wanted.add(PLAIN, 0.0)
+    for size in range(1000):
+        wanted.add(Shape("nodejs20", 300 + size), 1.0)
+    assert len(wanted.shapes(1.0)) <= MAX_SHAPES + 1
+    assert wanted.shapes(1.0)[0] == PLAIN
+    assert wanted.wanted(PLAIN, 1.0) == 5
+
+
+def test_what_is_asked_for_less_may_go_but_not_what_is_always_kept() -> None:
+    wanted = Demand({PLAIN: 2}, 8)
+    wanted.add(LARGE, 0.0)
+    hot = Shape("python3.11", 256)
+    for _ in range(3):
+        wanted.add(hot, 0.0)
+    assert wanted.is_less(LARGE, hot, 0.0)
+    assert not wanted.is_less(hot, LARGE, 0.0)
+    assert not wanted.is_less(PLAIN, hot, 0.0)
+
+
 def test_with_a_most_of_none_no_demand_keeps_a_jail() -> None:
     wanted = Demand({PLAIN: 0}, 0)
     wanted.add(PLAIN, 0.0)
@@ -67,4 +89,4 @@ def test_at_any_time_no_fewer_than_the_least_and_no_more_than_either_bound(
 def test_memory_is_scarce_below_a_tenth(tmp_path: Path, available: int, scarce: bool) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text(f"MemTotal:   10000 kB\nMemFree:  1 kB\nMemAvailable:  {available} kB\nHugePages_Total: 0\n")
-    assert memory_is_scarce(meminfo) is scarce
+    assert memory_is_scarce(meminfo=meminfo) is scarce

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -276,7 +277,7 @@ def make_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     """A pool that follows demand, with slots to spare and memory as the test says."""
     monkeypatch.setattr(pool.jail, "start", lambda command, group: Process())
     monkeypatch.setattr(pool, "TRIM_S", 0.02)
-    monkeypatch.setattr(pool.demand, "memory_is_scarce", lambda: False)
+    monkeypatch.setattr(pool.demand, "memory_is_scarce", lambda *_: False)
 
     def make(wanted: Demand, **options: int) -> Bench:
         return Bench(tmp_path, wanted, **options)
@@ -310,7 +311,7 @@ def test_a_host_short_of_memory_ends_what_is_idle_and_boots_nothing_ahead(
     parked, busy = bench.get("parked"), bench.get("busy")
     bench.finish(parked)
     bench.until(lambda: bench.pool.counts() == {"busy": 1, "parked": 1, "warm": 2})
-    monkeypatch.setattr(pool.demand, "memory_is_scarce", lambda: True)
+    monkeypatch.setattr(pool.demand, "memory_is_scarce", lambda *_: True)
     bench.until(lambda: bench.pool.counts() == {"busy": 1})
     assert busy.state == "busy"
     # Who asks gets one all the same.
@@ -345,3 +346,49 @@ def test_a_runtime_whose_root_cannot_be_built_fails_its_waiters_with_the_reason(
     bench.ask("first")
     bench.roots.on_built("nodejs20", "ldd says no")
     assert bench.failures == ["the root of nodejs20 cannot be built: ldd says no"]
+
+
+def test_warm_jails_of_another_size_make_room_when_none_is_parked(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "MAX_SLOTS", 2)
+    bench = make_bench(Demand({SHAPE: 2}, 2))
+    bench.pool.refill()
+    bench.until(lambda: bench.pool.counts() == {"warm": 2})
+    got: list[tuple[Jail, str]] = []
+    request = Request("nodejs20", 512, 64, 1.0, 60_000, None, None)
+    bench.pool.acquire(request, lambda one, origin: got.append((one, origin)), bench.failures.append)
+    bench.until(lambda: bool(got))
+    assert bench.failures == []
+
+
+def test_for_want_of_memory_a_size_that_is_asked_for_less_gives_way(make_bench: Callable[..., Bench]) -> None:
+    wanted = Demand({}, 4)
+    bench = make_bench(wanted, memory_budget=2)
+    now = time.monotonic()
+    for size in (300, 301):
+        wanted.add(Shape("nodejs20", size), now)
+    bench.pool.refill()
+    bench.until(lambda: bench.pool.counts() == {"warm": 2})
+    for _ in range(4):
+        wanted.add(SHAPE, now)
+    bench.pool.refill()
+    bench.until(lambda: len(bench.pool._warm.get(SHAPE, ())) == 2)
+    assert bench.pool.counts() == {"warm": 2}
+
+
+def test_a_runtime_that_cannot_be_booted_does_not_keep_the_others_from_being_ready(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Demand({SHAPE: 1}, 4)
+    bench = make_bench(wanted)
+    real = Built.ready
+
+    def lacking(roots: Built, name: str) -> tuple[Runtime, Path] | None:
+        return None if name != "nodejs20" else real(roots, name)
+
+    monkeypatch.setattr(Built, "ready", lacking)
+    for _ in range(5):
+        wanted.add(Shape("python3.11", 256), time.monotonic())
+    bench.pool.refill()
+    bench.until(lambda: bench.pool.counts() == {"warm": 1})

@@ -75,3 +75,23 @@ def test_a_script_without_hosts_reaches_nothing(run: Runner, upstream: str) -> N
     ran = run(source, egress_hosts=())
     assert ran.result == "refused"
     assert len(ran.outcome.refused) == 1
+
+
+@pytest.fixture(scope="module")
+def rationed(tmp_path_factory: pytest.TempPathFactory, upstream: str) -> Iterator[Runner]:
+    """Jails whose groups may open three connections a minute."""
+    home: Path = tmp_path_factory.mktemp("rationed")
+    with start_launcher(home, MILLRACE_EGRESS_ALLOW=upstream, MILLRACE_EGRESS_RATE="3") as socket_path:
+        yield Runner(Sandbox(socket_path))
+
+
+def test_the_jails_of_a_group_share_its_limits_and_other_groups_have_their_own(rationed: Runner, upstream: str) -> None:
+    url = f"http://{upstream}/"
+    assert rationed(GET, url, egress_group="acme").result == ["hello", "hello"]
+    over = rationed(GET, url, egress_group="acme", reuse_key="another script")
+    assert over.kind == "exception"
+    assert [(each.kind, each.host) for each in over.outcome.refused] == [("group_rate", "127.0.0.1")]
+    assert "a minute" in over.outcome.refused[0].reason
+    assert over.outcome.refused_counts == {"group_rate": 1}
+    assert rationed(GET, url, egress_group="rival").result == ["hello", "hello"]
+    assert rationed(GET, url).result == ["hello", "hello"]

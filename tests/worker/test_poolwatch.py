@@ -8,8 +8,8 @@ from prometheus_client import REGISTRY
 from sandbox.job import SandboxUnavailable
 from worker.poolwatch import PoolWatch
 
-SHAPE = {"runtime": "nodejs20", "memory_mb": 256, "preloaded": False}
-LABELS = {"runtime": "nodejs20", "memory_mb": "256", "preloaded": "no"}
+SHAPE = {"runtime": "nodejs20", "preloaded": False}
+LABELS = {"runtime": "nodejs20", "preloaded": "no"}
 NOTHING: Mapping[str, Any] = {"jails": [], "wanted": [], "boots": [], "ends": []}
 
 

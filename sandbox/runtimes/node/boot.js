@@ -14,7 +14,6 @@ if (process.versions.node < '24') {
 }
 
 const fs = require('node:fs');
-const os = require('node:os');
 const { compileFunction } = require('node:vm');
 
 // Node's own loader looks for packages around each file, which takes longer than to compile it.
@@ -45,7 +44,6 @@ const activeResources = process.getActiveResourcesInfo.bind(process);
 const base = { HOME: '/tmp', NODE_ENV: 'production', TZ: 'UTC' };
 
 if (fs.existsSync(`${__dirname}/egress.js`)) own('./egress.js').install({ socket: '/run/egress.sock' });
-os.networkInterfaces = () => ({});
 process.getBuiltinModule = external;
 process.mainModule = undefined;
 errors.shortenStacks();
@@ -60,11 +58,12 @@ function header(fields) {
 }
 
 function end(type, fields, data) {
-  const { calls } = run;
+  const { calls, job: { once } } = run;
   run = null;
   const dropped = log.close();
   calls.close();
   channel.send(type, header({ ...fields, log_dropped: dropped, sdk_calls: calls.made }), data);
+  if (once) channel.rest();
   hold();
 }
 

@@ -105,6 +105,11 @@ function waitForFrame() {
   return decode(readExactly(readExactly(4).readUInt32BE(0)));
 }
 
+/** For good: the platform is about to end this process, and nothing that it would still do is of use. */
+function rest() {
+  wait(pause, 0, 0);
+}
+
 let ear = null;
 
 /** Keep the process alive to hear the platform; `onFrame(type, header, data)` is called for each frame. */
@@ -141,4 +146,4 @@ function listen(socket, onFrame) {
   });
 }
 
-module.exports = { send, sendLog, sendPieces, waitForFrame, hold, letGo, mute };
+module.exports = { send, sendLog, sendPieces, waitForFrame, hold, letGo, rest, mute };

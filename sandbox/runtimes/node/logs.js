@@ -3,8 +3,6 @@
 // groups, tables, counters, timers and util.format behave as everywhere; only levels and the sink are ours.
 
 const { Console } = require('node:console');
-const { Writable } = require('node:stream');
-const { StringDecoder } = require('node:string_decoder');
 const { format, inspect } = require('node:util');
 const channel = require('./channel.js');
 
@@ -81,6 +79,8 @@ function makeConsole() {
 }
 
 function makeStream(level) {
+  const { Writable } = require('node:stream');
+  const { StringDecoder } = require('node:string_decoder');
   const decoder = new StringDecoder('utf8');
   let partial = '';
   const stream = new Writable({
@@ -103,21 +103,32 @@ function makeStream(level) {
   return stream;
 }
 
+/**
+ * Replace process[name] by one that is made when it is first used: few scripts do, and it costs more than the rest of
+ * this. Returns a function that gives it once it is made.
+ */
+function standardStream(name, level) {
+  const { defineProperty } = Object;
+  let stream;
+  const property = { configurable: true, enumerable: true };
+  defineProperty(process, name, {
+    ...property,
+    get: () => (stream ??= makeStream(level)),
+    set: (value) => defineProperty(process, name, { ...property, value, writable: true }),
+  });
+  return () => stream;
+}
+
 /** Replace console, process.stdout and process.stderr. Returns {open, close}: the log of one run. */
 function install() {
   // Half of a secret is not known as one: it is masked outside, and cut after that.
   inspect.defaultOptions = { maxStringLength: Infinity };
   makeConsole();
-  const streams = { stdout: makeStream('O'), stderr: makeStream('R') };
-  for (const [name, stream] of Object.entries(streams)) {
-    Object.defineProperty(process, name, { value: stream, configurable: true, enumerable: true, writable: true });
-  }
-  const { stdout, stderr } = streams;
+  const streams = [standardStream('stdout', 'O'), standardStream('stderr', 'R')];
   return {
     open,
     close() {
-      stdout.flushPartial();
-      stderr.flushPartial();
+      for (const made of streams) made()?.flushPartial();
       return close();
     },
   };

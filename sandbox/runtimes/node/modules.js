@@ -38,9 +38,16 @@ function loadLibrary(name) {
   }
 }
 
+function builtin(name) {
+  const found = native(name);
+  // It would ask the kernel by a kind of socket that a jail has not.
+  if (name === 'os') found.networkInterfaces = () => ({});
+  return found;
+}
+
 function external(name) {
   const bare = name.startsWith('node:') ? name.slice(5) : name;
-  if (BUILTINS.has(bare)) return native(bare);
+  if (BUILTINS.has(bare)) return builtin(bare);
   if (KNOWN_BUILTINS.has(bare) || name !== bare) {
     throw refuse(`Module '${name}' is not available to scripts`, 'ERR_ACCESS_DENIED');
   }
