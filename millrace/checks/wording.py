@@ -18,6 +18,7 @@ _TYPOGRAPHIC = dict.fromkeys(
     "\u2026": "three plain dots",
 }
 _LONGEST_NAME = 100  # to look for near ones
+_MOST_LISTED = 60  # of names in a message
 
 
 def words(text: str) -> frozenset[str]:
@@ -54,7 +55,10 @@ def near(name: str, known: Collection[str], most: int = 1) -> str:
 def offer(name: str, modules: Collection[str]) -> str:
     """What is available instead of the module of this name."""
     hint = near(name, modules, 2)
-    listed = f"Available: {', '.join(sorted(modules))}." if modules else "No module is available."
+    if len(modules) > _MOST_LISTED:
+        listed = "GET /runtimes lists the libraries; of the standard library most can be imported."
+    else:
+        listed = f"Available: {', '.join(sorted(modules))}." if modules else "No module is available."
     return f"{hint} {listed}".lstrip()
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import Any
 
-LIBRARIES = ("certifi", "dateutil", "httpx", "requests")
+LIBRARIES = ("certifi", "dateutil", "httpx", "requests", "urllib3")
 STANDARD = frozenset(
     {
         "__future__", "abc", "argparse", "array", "ast", "asyncio", "base64", "binascii", "bisect", "builtins", "bz2",
