@@ -23,6 +23,7 @@ from sandbox.parking import Parking
 from sandbox.proxylink import ProxyLink, Traffic
 from sandbox.roots import Roots
 from sandbox.slots import MAX_SLOTS, NoFreeSlot, Slot, Slots
+from sandbox.stock import Stock
 
 BOOT_TIMEOUT_S = 20.0
 BACKSTOP_S = 10.0
@@ -37,7 +38,6 @@ small job."""
 PIDS_AT_BOOT = 64
 REFILL_DELAY_S = 0.02
 """Booting costs a fork here and a core there: it waits until the job that emptied the place has been served."""
-REFILL_BACKOFF_S = (1.0, 60.0)
 TRIM_S = 10.0
 """How often jails that nobody asks for any more are looked for."""
 MAX_WARM = MAX_SLOTS // 2
@@ -63,18 +63,15 @@ class Pool:
         self._slots = slots
         self._roots = roots
         roots.on_built = self._on_root_built
-        self._demand = wanted
+        self._stock = Stock(wanted, lambda shape: roots.ready(shape.runtime) is not None, MAX_WARM)
         self._proxy = proxy
         self._memory_budget = memory_budget
         self._binary = nsjail.find_binary()
         self._jails: set[Jail] = set()
-        self._warm: dict[Shape, deque[Jail]] = {}
         self._parked = Parking()
         self._waiters: dict[Shape, deque[Waiter]] = {}
         self._figures = Figures()
         self._refill_timer: Timer | None = None
-        self._failures: Counter[Shape] = Counter()
-        self._retry_at: dict[Shape, float] = {}
         self._closing: Callable[[], None] | None = None
         self._loop.later(TRIM_S, self._trim)
 
@@ -94,18 +91,14 @@ class Pool:
         if (used := self._take_parked(request)) is not None:
             self._hand_out(used, waiter, "reused")
             return waiter
-        self._demand.add(request.shape, time.monotonic())
-        if (warm := self._take_warm(request.shape)) is not None:
+        self._stock.demand.add(request.shape, time.monotonic())
+        if (warm := self._stock.take(request.shape)) is not None:
             self._hand_out(warm, waiter, "warm")
             self._refill_soon()
         else:
             self._waiters.setdefault(request.shape, deque()).append(waiter)
             self._boot_for_waiters(request.shape)
         return waiter
-
-    def _take_warm(self, shape: Shape) -> Jail | None:
-        line = self._warm.get(shape)
-        return line.popleft() if line else None
 
     def _take_parked(self, request: Request) -> Jail | None:
         key = request.reuse_as
@@ -201,7 +194,7 @@ class Pool:
         used.state = "parked"
         self._parked.add(used, key)
         used.timer = self._loop.later(PAUSE_AFTER_S, lambda: self._pause(used))
-        self._end_parked_over(self._memory_budget - self._warm_bytes())
+        self._end_parked_over(self._memory_budget - self._stock.resident_bytes)
 
     def _unfit(self, used: Jail, state: str) -> str:
         """Why a used jail may not serve again; "" if it may."""
@@ -239,11 +232,10 @@ class Pool:
         if unwanted.state != "dying":
             self._figures.ended(unwanted.shape, reason)
         self._parked.remove(unwanted)
+        self._stock.remove(unwanted)
         if self._proxy is not None and unwanted.assigned:
             unwanted.assigned = False
             self._proxy.release(unwanted.slot.name, lambda traffic: _report_late(unwanted, traffic))
-        with contextlib.suppress(KeyError, ValueError):
-            self._warm[unwanted.shape].remove(unwanted)
         unwanted.state = "dying"
         if unwanted.exit_code is None:
             self._kill(unwanted)
@@ -368,16 +360,14 @@ class Pool:
         False if no slot is about to become free."""
         coming = [one for one in self._jails if one.state in ("booting", "dying")]
         lacking = sum(map(self._waiting, self._waiters)) - len(coming)
-        for idle in [*self._parked.oldest(max(0, lacking)), *self._coldest()][: max(0, lacking)]:
+        for idle in self._idle()[: max(0, lacking)]:
             self._end(idle, "room")
             coming.append(idle)
         return bool(coming)
 
-    def _coldest(self) -> list[Jail]:
-        """Warm jails, those first whose shape is asked for least."""
-        hottest = self._demand.shapes(time.monotonic())
-        shapes = sorted(self._warm, key=lambda shape: -hottest.index(shape) if shape in hottest else -len(hottest))
-        return [one for shape in shapes for one in self._warm[shape]]
+    def _idle(self) -> list[Jail]:
+        """What may end for others: the jails that were parked first, then the warm ones that are asked for least."""
+        return [*self._parked.oldest(len(self._parked)), *self._stock.coldest(time.monotonic())]
 
     def _on_booted(self, booted: Jail) -> None:
         self._loop.unwatch(booted.process.pipes.control)
@@ -395,14 +385,13 @@ class Pool:
         booted.process.find_runtime()
         booted.booted_at = time.monotonic()
         self._figures.booted(booted.shape, booted.booted_at - booted.started_at)
-        del self._failures[booted.shape]
-        self._retry_at.pop(booted.shape, None)
+        self._stock.has_booted(booted.shape)
         waiter = self._next_waiter(booted.shape)
         if waiter is not None:
             self._hand_out(booted, waiter, "cold")
         else:
             booted.state = "warm"
-            self._warm.setdefault(booted.shape, deque()).append(booted)
+            self._stock.add(booted)
             with contextlib.suppress(OSError, ValueError):
                 booted.resident_bytes = booted.slot.group.read().peak_memory_bytes
             booted.timer = self._loop.later(nsjail.MAX_AGE_S, lambda: self._end(booted, "aged"))
@@ -435,58 +424,40 @@ class Pool:
             self._refill_timer = self._loop.later(REFILL_DELAY_S, self.refill)
 
     def _count_failure(self, shape: Shape) -> None:
-        """Boots of this shape are tried again later and later, unless somebody asks."""
-        low, high = REFILL_BACKOFF_S
-        self._failures[shape] += 1
-        delay = min(low * 2 ** (self._failures[shape] - 1), high)
-        self._retry_at[shape] = time.monotonic() + delay
-        self._loop.later(delay, self._refill_soon)
+        self._loop.later(self._stock.has_failed(shape, time.monotonic()), self._refill_soon)
 
     def refill(self) -> None:
         """Boot one jail of the shape that is asked for most and has too few; the next follows when it is ready."""
         if self._closing is not None or any(one.state == "booting" for one in self._jails):
             return
-        now = time.monotonic()
-        for shape in self._demand.shapes(now):
-            if len(self._warm.get(shape, ())) < self._demand.wanted(shape, now) and self._may_boot(shape, now):
-                if self._make_memory(shape):
-                    self._boot(shape, hurry=False)
-                return
-
-    def _may_boot(self, shape: Shape, now: float) -> bool:
-        """Nobody waits: what failed a moment ago is not tried again yet, and the others must not wait for it."""
-        return now >= self._retry_at.get(shape, 0.0) and self._roots.ready(shape.runtime) is not None
+        shape = self._stock.lacking(time.monotonic())
+        if shape is not None and self._make_memory(shape):
+            self._boot(shape, hurry=False)
 
     def _make_memory(self, shape: Shape) -> bool:
         """Whether one more jail of this shape may be booted ahead, for which parked ones may have to go.
 
         For want of memory a warm jail of a shape that is asked for less goes first; then the next look finds room.
         """
-        if demand.memory_is_scarce(demand.AMPLE) or sum(map(len, self._warm.values())) >= MAX_WARM:
+        if demand.memory_is_scarce(demand.AMPLE):
             return False
-        left = self._memory_budget - self._warm_bytes()
-        if left > 0:
+        left = self._memory_budget - self._stock.resident_bytes
+        if left > 0 and not self._stock.is_full:
             self._end_parked_over(left)
             return True
-        coldest = next(iter(self._coldest()), None)
-        if coldest is not None and self._demand.is_less(coldest.shape, shape, time.monotonic()):
-            self._end(coldest, "memory")
+        if (other := self._stock.giving_way(shape, time.monotonic())) is not None:
+            self._end(other, "memory")
         return False
-
-    def _warm_bytes(self) -> int:
-        return sum(one.resident_bytes for line in self._warm.values() for one in line)
 
     def _trim(self) -> None:
         """End what nobody asks for any more, and what is idle when the host runs out of memory."""
         if self._closing is not None:
             return
-        now = time.monotonic()
-        for shape, line in self._warm.items():
-            for surplus in list(line)[self._demand.wanted(shape, now) :]:
-                self._end(surplus, "surplus")
+        for surplus in self._stock.surplus(time.monotonic()):
+            self._end(surplus, "surplus")
         if demand.memory_is_scarce():
             # Half of what is idle: the next look sees whether that was enough.
-            idle = [*self._parked.oldest(len(self._parked)), *self._coldest()]
+            idle = self._idle()
             for each in idle[: (len(idle) + 1) // 2]:
                 self._end(each, "memory")
         self._refill_soon()
@@ -499,7 +470,8 @@ class Pool:
     def figures(self) -> dict[str, Any]:
         """What metrics show; see `Figures.take`."""
         now = time.monotonic()
-        wanted = {shape: self._demand.wanted(shape, now) for shape in self._demand.shapes(now)}
+        asked = self._stock.demand
+        wanted = {shape: asked.wanted(shape, now) for shape in asked.shapes(now)}
         return self._figures.take(self._jails, wanted)
 
     # Stopping
