@@ -45,7 +45,7 @@ FLOOD = b"""
 exports.handler = async () => {
   const fs = process.binding('fs'), junk = Buffer.alloc(1 << 20, 97), begun = Date.now();
   let written = 0;
-  while (Date.now() - begun < 4000) written += fs.writeBuffer(FD, junk, 0, junk.length, null, undefined, {});
+  while (Date.now() - begun < 10000) written += fs.writeBuffer(FD, junk, 0, junk.length, null, undefined, {});
   return written;
 };"""
 REQUESTS = """
