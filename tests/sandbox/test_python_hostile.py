@@ -446,17 +446,15 @@ def test_descriptors_are_bounded(python: Python) -> None:
 
 
 @pytest.mark.parametrize("fd", [1, 5])
-def test_a_flood_costs_little_and_is_cut(python: Python, fd: int) -> None:
+def test_a_flood_is_cut_and_ends_with_its_time(python: Python, fd: int) -> None:
     record = "struct.pack('>Icd', 1009, b'I', 0.0) + b'x' * 1000"
     data = "b'\\n' * 65536" if fd == 1 else f"({record}) * 60"
-    began = time.thread_time()
     ran = attack(
         python, f"data = {data}\nwhile True: write({fd}, data)", limits=Limits(timeout_ms=2000, log_bytes=1_000_000)
     )
     assert ran.kind == "timeout"
     assert ran.outcome.usage.log_truncated
     assert ran.outcome.usage.log_bytes <= 1_000_000
-    assert time.thread_time() - began < 2.0
 
 
 def test_so_many_calls_that_nobody_could_answer_end_the_run(python: Python) -> None:
