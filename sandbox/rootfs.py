@@ -119,7 +119,7 @@ def _digest(runtime: Runtime) -> str:
     digest = hashlib.sha256(LAYOUT.encode())
     linked = [runtime.binary, *shared_libraries(runtime.binary)]
     if runtime.interpreter is not None:
-        linked += [runtime.interpreter.library, runtime.interpreter.library / "lib-dynload"]
+        linked += [runtime.interpreter.stdlib, runtime.interpreter.stdlib / "lib-dynload"]
     for found in (path.stat() for path in linked):
         digest.update(f"{found.st_size} {found.st_mtime_ns}\0".encode())
     for package in sorted(path.name for path in runtime.packages.glob("*.dist-info")):
@@ -171,8 +171,8 @@ def _furnish(runtime: Runtime, root: Path) -> None:
 def _furnish_library(runtime: Runtime, interpreter: Interpreter, root: Path) -> set[Path]:
     """Copy the standard library to where the interpreter looks for it beside /usr/bin; returns the shared libraries
     that its extension modules need."""
-    target = root / "usr" / interpreter.library_folder / interpreter.name
-    shutil.copytree(interpreter.library, target, ignore=_skip(runtime.library_skip), dirs_exist_ok=True)
+    target = root / "usr" / interpreter.stdlib_folder / interpreter.name
+    shutil.copytree(interpreter.stdlib, target, ignore=_skip(runtime.stdlib_skip), dirs_exist_ok=True)
     return set(shared_libraries(*sorted((target / "lib-dynload").glob("*.so"))))
 
 

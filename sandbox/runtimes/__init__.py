@@ -58,7 +58,7 @@ class Runtime:
     """Names of the language's own modules that a script may load, in whichever version has them."""
     interpreter: Interpreter | None = None
     """Of a runtime that this host brings: where its standard library is."""
-    library_skip: tuple[str, ...] = ()
+    stdlib_skip: tuple[str, ...] = ()
     """What of the standard library stays outside."""
 
     def is_preloaded_for(self, source: bytes) -> bool:
@@ -132,5 +132,5 @@ def _runtime(
         preload_signs=strings("preload_signs"),
         modules=modules,
         interpreter=interpreter,
-        library_skip=strings("library_skip"),
+        stdlib_skip=strings("stdlib_skip"),
     )

@@ -19,8 +19,8 @@ print(json.dumps({
     "binary": os.readlink("/proc/self/exe"),
     "version": platform.python_version(),
     "name": "python%d.%d" % sys.version_info[:2],
-    "library": sysconfig.get_path("stdlib", vars={"base": sys.base_prefix, "installed_base": sys.base_prefix}),
-    "library_folder": sys.platlibdir,
+    "stdlib": sysconfig.get_path("stdlib", vars={"base": sys.base_prefix, "installed_base": sys.base_prefix}),
+    "stdlib_folder": sys.platlibdir,
     "modules": [name for name in sys.stdlib_module_names if name[0] != "_" or name == "__future__"],
     "missing": [name for name in ("bz2", "lzma", "sqlite3", "ssl", "zlib") if not importlib.util.find_spec(
         {"lzma": "_lzma", "sqlite3": "_sqlite3", "bz2": "_bz2", "ssl": "_ssl"}.get(name, name))],
@@ -37,9 +37,9 @@ class Interpreter:
     version: str
     """Such as 3.11.7."""
     binary: Path
-    library: Path
+    stdlib: Path
     """Folder of the standard library, with its extension modules in lib-dynload."""
-    library_folder: str
+    stdlib_folder: str
     """Where it looks for that below its prefix: lib, or lib64."""
     modules: frozenset[str]
     """Top-level names of the standard library, without those that it was built without."""
@@ -78,14 +78,14 @@ def _ask(path: Path) -> Interpreter | None:
         answer = json.loads(asked.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-    library = Path(answer["library"])
-    if not (library / "lib-dynload").is_dir():
+    stdlib = Path(answer["stdlib"])
+    if not (stdlib / "lib-dynload").is_dir():
         return None
     return Interpreter(
         name=answer["name"],
         version=answer["version"],
         binary=Path(answer["binary"]).resolve(),
-        library=library,
-        library_folder=answer["library_folder"],
+        stdlib=stdlib,
+        stdlib_folder=answer["stdlib_folder"],
         modules=frozenset(answer["modules"]) - frozenset(answer["missing"]),
     )
