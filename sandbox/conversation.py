@@ -111,10 +111,11 @@ class Conversation:
         self._sent_job = True
         while self._ending is None:
             now = time.monotonic()
-            if now >= deadline or (self._has_script and not self.reached_handler and now >= began + _START_S):
+            if (late := self._late(began, deadline, now)) is not None:
                 # What it said while we did not listen, be it that we were stopped, still counts.
                 self._serve(self._poll.poll(0))
-                return self._ending or Ending(Kind.TIMEOUT, error=verdict.timed_out(self._job.limits))
+                if self._ending is not None or self._late(began, deadline, now) is not None:
+                    return self._ending or late
             if self._cancel.is_set():
                 return Ending(Kind.CANCELLED, error=verdict.cancelled())
             if time.thread_time() - began_cpu - self._served_s > self._allowance(now - began):
@@ -125,17 +126,22 @@ class Conversation:
             self._flush_when_due()
         return self._ending
 
+    def _late(self, began: float, deadline: float, now: float) -> Ending | None:
+        """How the talk ends if its time is up, or that of a reused jail to enter the handler."""
+        if now >= deadline:
+            return Ending(Kind.TIMEOUT, error=verdict.timed_out(self._job.limits))
+        if self._has_script and not self.reached_handler and now >= began + _START_S:
+            return Ending(Kind.KILLED, error=verdict.not_started(_START_S))
+        return None
+
     def entered_unheard(self) -> bool:
         """Whether a jail that has ended since may have entered the handler of this job without our hearing of it."""
-        if not self._sent_job:
-            return False
-        while chunk := _read(self._pipes.control):
+        while self._sent_job and not self.reached_handler and (chunk := _read(self._pipes.control)):
             try:
-                if any(frame.type != protocol.ERROR for frame in self._frames.feed(chunk)):
-                    return True
+                self.reached_handler = any(frame.type != protocol.ERROR for frame in self._frames.feed(chunk))
             except protocol.ProtocolError:
-                return True
-        return False
+                self.reached_handler = True  # nobody knows
+        return self.reached_handler
 
     def _allowance(self, elapsed: float) -> float:
         """Seconds of the worker's processor that the run may have cost by now."""

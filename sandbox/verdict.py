@@ -40,6 +40,10 @@ def timed_out(limits: Limits) -> ScriptError:
     return ScriptError("TimeLimit", f"The run took longer than its time limit of {limits.timeout_ms / 1000:g} s")
 
 
+def not_started(seconds: float) -> ScriptError:
+    return ScriptError("Killed", f"What an earlier run left behind kept the handler from starting for {seconds:g} s")
+
+
 def cancelled() -> ScriptError:
     return ScriptError("Cancelled", "The run was cancelled")
 

@@ -19,10 +19,7 @@ class Installed:
     """One runtime."""
 
     name: str
-    language: str
     version: str
-    main: str
-    """The file of a script that has only one."""
     libraries: Mapping[str, str]
     """Name to version of the packages that a script may load."""
     modules: tuple[str, ...]
@@ -37,9 +34,7 @@ def installed() -> tuple[Installed, ...]:
 def _read(runtime: Runtime) -> Installed:
     return Installed(
         name=runtime.name,
-        language=runtime.language,
         version=_version(runtime),
-        main=runtime.main,
         libraries={name: _library_version(runtime, name) for name in runtime.libraries},
         modules=(*runtime.modules, *runtime.import_names.values()),
     )

@@ -54,24 +54,49 @@ def test_what_fails_in_a_new_jail_before_the_handler_is_the_scripts_failure(run:
     assert run("process.abort(); exports.handler = () => 1", reuse_key="top").kind == "crash"
 
 
-def test_a_worker_that_was_stopped_past_the_deadline_takes_the_answer_that_is_there_and_runs_nothing_twice(
-    run: Runner, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("stopped_s", "handler"),
+    [
+        (100.0, "() => ++n"),
+        (6.0, "() => ++n"),
+        (6.0, "() => new Promise((done) => setTimeout(() => done(++n), 1500))"),
+    ],
+    ids=["past the deadline", "past the start", "past the start of a slow handler"],
+)
+def test_a_worker_that_was_stopped_takes_the_answer_that_is_there_or_comes_and_runs_nothing_twice(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, stopped_s: float, handler: str
 ) -> None:
-    source = "let n = 0; exports.handler = () => ++n"
-    assert run(source, reuse_key="stopped").result == 1
+    source, key = f"let n = 0; exports.handler = {handler}", f"stopped {stopped_s} {handler}"
+    assert run(source, reuse_key=key).result == 1
     send, late = Conversation._send, [0.0]
 
     def send_and_stop(talk: Conversation, frame: bytes) -> None:
         send(talk, frame)
         time.sleep(0.5)  # as if by a signal
-        late[0] = 100.0
+        late[0] = stopped_s
 
     clock = time.monotonic
     with monkeypatch.context() as stopped:
         stopped.setattr(Conversation, "_send", send_and_stop)
         stopped.setattr(conversation.time, "monotonic", lambda: clock() + late[0])
-        assert run(source, reuse_key="stopped").result == 2
-    assert run(source, reuse_key="stopped").result == 3
+        assert run(source, reuse_key=key).result == 2
+    assert run(source, reuse_key=key).result == 3
+
+
+def test_a_reused_jail_that_does_not_get_to_the_handler_is_replaced_long_before_the_time_limit(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "_START_S", 0.3)
+    source = SOURCE.format(leftover="for (;;);")
+    assert run(source, True, reuse_key="blocked").result == 1
+    # Runs of the same jail go on until what is left in it begins.
+    results = [1]
+    deadline = time.monotonic() + 30
+    while len(results) == 1 or results[-1] != 1:
+        assert time.monotonic() < deadline, results
+        begun = time.monotonic()
+        results.append(run(source, False, reuse_key="blocked", limits=Limits(timeout_ms=20_000)).result)
+    assert time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize(

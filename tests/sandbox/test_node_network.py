@@ -14,23 +14,6 @@ from tests.sandbox import egress_support as support
 from tests.sandbox.egress_support import Authority, LocalDoor, Names
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return support.make_authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
-def http_port() -> Iterator[int]:
-    with support.http_server() as port:
-        yield port
-
-
-@pytest.fixture(scope="module")
-def https_port(authority: Authority) -> Iterator[int]:
-    with support.http_server(authority.server) as port:
-        yield port
-
-
 @dataclass
 class Rig:
     """Node with the preload, a slot, and an HTTP and an HTTPS server known as api.test."""

@@ -21,23 +21,6 @@ from tests.sandbox.python_support import Python, run_python
 from tests.sandbox.support import Ran, Runner
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return support.make_authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
-def http_port() -> Iterator[int]:
-    with support.http_server() as port:
-        yield port
-
-
-@pytest.fixture(scope="module")
-def https_port(authority: Authority) -> Iterator[int]:
-    with support.http_server(authority.server) as port:
-        yield port
-
-
 @dataclass
 class Rig:
     """Python with the way out, a slot, and an HTTP and an HTTPS server known as api.test."""

@@ -6,10 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from millrace import languages
+from sandbox import runtimes
 from sandbox.job import Limits
 from tests.sandbox.support import Runner
 
 NODE = Path(__file__).parents[2] / "sandbox" / "runtimes" / "node"
+
+
+@pytest.mark.parametrize("name", sorted(runtimes.load_all()))
+def test_who_stores_scripts_and_who_runs_them_mean_the_same_by_a_runtimes_name(name: str) -> None:
+    runtime, language = runtimes.named(name), languages.of(name)
+    assert (runtime.language, runtime.main) == (language.name, language.main)
 
 
 def test_the_modules_that_node_offers_are_those_that_its_loader_allows() -> None:
