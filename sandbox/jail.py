@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import signal
@@ -12,13 +11,13 @@ from dataclasses import dataclass
 
 from sandbox import nsjail
 from sandbox.cgroups import Group
+from sandbox.cgroups.files import read
 
-_PR_SET_PDEATHSIG = 1
 _BOOT_LOG_BYTES = 4096
 _LOG_PIPE_BYTES = 1024 * 1024
-_HANDLED = (signal.SIGTERM, signal.SIGINT)
-_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-_libc = ctypes.CDLL(None, use_errno=True)
+_PLACES = (nsjail.JOB_FD, nsjail.CONTROL_FD, nsjail.LOG_FD, nsjail.BOOT_LOG_FD, 1, 2)
+_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
+"""By Python, or by whoever started this process in the background."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +49,8 @@ class JailProcess:
 
     def find_runtime(self) -> None:
         """Learn which process is the runtime's; to be called once it has booted, before `pause`."""
-        with (
-            contextlib.suppress(OSError, ValueError),
-            open(f"/proc/{self.pid}/task/{self.pid}/children") as children,
-        ):
-            self.runtime_pid = int(children.read())
+        with contextlib.suppress(OSError, ValueError):
+            self.runtime_pid = int(read(f"/proc/{self.pid}/task/{self.pid}/children"))
             self._runtime_pidfd = os.pidfd_open(self.runtime_pid)
 
     def pause(self) -> bool:
@@ -105,11 +101,7 @@ class JailProcess:
 
 
 def start(command: Sequence[str], group: Group) -> JailProcess:
-    """Start nsjail inside `group`.
-
-    It dies with the calling thread, so call it from one that lives on. Raises OSError when the host is out
-    of something.
-    """
+    """Start nsjail inside `group`. It dies with this process. Raises OSError when the host is out of something."""
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         job_in, job_out = _pipe(theirs, ours)
         control_in, control_out = _pipe(ours, theirs)
@@ -121,8 +113,9 @@ def start(command: Sequence[str], group: Group) -> JailProcess:
             os.set_blocking(fd, False)
         with contextlib.suppress(OSError):
             fcntl.fcntl(log_in, fcntl.F_SETPIPE_SZ, _LOG_PIPE_BYTES)
-        pid = _spawn(command, group, (job_in, control_out, log_out, boot_out, out_out, err_out))
+        pid = _spawn(_joining(command, group.join_files), (job_in, control_out, log_out, boot_out, out_out, err_out))
         try:
+            _kill_at_hang_up(boot_out, pid)
             started = JailProcess(pid, Pipes(job_out, control_in, log_in, out_in, err_in), boot_in)
         except OSError:
             os.kill(pid, signal.SIGKILL)
@@ -134,52 +127,53 @@ def start(command: Sequence[str], group: Group) -> JailProcess:
 
 def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
     """A pipe whose ends are closed with these."""
-    read_end, write_end = os.pipe()
+    read_end, write_end = map(_out_of_the_way, os.pipe())
     reader.callback(os.close, read_end)
     writer.callback(os.close, write_end)
     return read_end, write_end
 
 
-def _spawn(command: Sequence[str], group: Group, theirs: Sequence[int]) -> int:
-    """Fork and execute; the launcher is single-threaded, so that Python may run in between."""
-    parent = os.getpid()
-    join_files = group.join_files
-    # Until it is another program, the child shares this one's handlers and the descriptor that they wake: a signal
-    # meant for it would be heard here.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-    pid = -1
+def _out_of_the_way(fd: int) -> int:
+    """The same end of a pipe, by a number that none of a jail's descriptors has."""
+    if fd > max(_PLACES):
+        return fd
     try:
-        pid = os.fork()
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(_PLACES) + 1)
     finally:
-        if pid != 0:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-    if pid:
-        return pid
-    try:
-        for number in (*_HANDLED, *_IGNORED_BY_PYTHON):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-        _become(command, join_files, theirs, parent)
-    except BaseException as error:
-        # Nobody else hears it: this process has no way back into Python.
-        os.write(nsjail.BOOT_LOG_FD, f"cannot start nsjail: {error}".encode())
-    finally:
-        os._exit(255)
-
-
-def _become(command: Sequence[str], join_files: tuple[str, ...], theirs: Sequence[int], parent: int) -> None:
-    # Move out of the way first: a source may sit on another's place. All else is closed by execve.
-    sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in theirs]
-    places = (nsjail.JOB_FD, nsjail.CONTROL_FD, nsjail.LOG_FD, nsjail.BOOT_LOG_FD, 1, 2)
-    for source, place in zip(sources, places, strict=True):
-        os.dup2(source, place)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for file in join_files:
-        fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-        os.write(fd, b"0")
         os.close(fd)
-    os.setsid()
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(255)
-    os.execve(command[0], list(command), {})
+
+
+def _joining(command: Sequence[str], join_files: Sequence[str]) -> Sequence[str]:
+    """The command, which moves itself into a control group first.
+
+    A shell does it: a fork of this process would copy its memory's map and then, page by page, its memory, which
+    took a tenth of the time of a boot; and a move waits for all processors of the host, as the launcher must not.
+    """
+    if not join_files:
+        return command
+    joins = " && ".join(f'echo 0 >"${number}"' for number in range(1, len(join_files) + 1))
+    script = f'{{ {joins}; }} 2>&{nsjail.BOOT_LOG_FD} || exit; shift {len(join_files)}; exec "$@"'
+    return ["/bin/sh", "-c", script, "sh", *join_files, *command]
+
+
+def _spawn(command: Sequence[str], theirs: Sequence[int]) -> int:
+    """Start a program with these at a jail's places, and nothing else open."""
+    return os.posix_spawn(
+        command[0],
+        list(command),
+        {},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            *((os.POSIX_SPAWN_DUP2, source, place) for source, place in zip(theirs, _PLACES, strict=True)),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=_IGNORED,
+    )
+
+
+def _kill_at_hang_up(write_end: int, pid: int) -> None:
+    """Have the kernel kill `pid`, which holds this end of a pipe, once nobody holds the other end any more."""
+    fcntl.fcntl(write_end, fcntl.F_SETOWN, pid)
+    fcntl.fcntl(write_end, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(write_end, fcntl.F_SETFL, fcntl.fcntl(write_end, fcntl.F_GETFL) | os.O_ASYNC)

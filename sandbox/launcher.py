@@ -1,8 +1,8 @@
 """python -m sandbox.launcher: the one process of a host that boots, keeps, hands out and reaps jails.
 
-Single-threaded on purpose: nsjail dies with the thread that forked it, and forking is safe only without
-others. Workers connect over a unix socket, one connection per run under way, and get the host's ends of a
-jail's pipes as descriptors. When a connection closes, its jail is killed.
+Single-threaded on purpose: nothing in it waits, and nothing needs a lock. Jails die with it. Workers connect
+over a unix socket, one connection per run under way, and get the host's ends of a jail's pipes as descriptors.
+When a connection closes, its jail is killed.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Trial:
     def processes(self) -> list[int]:
         """What runs in its control group; empty without one."""
         files = self.slot.group.join_files
-        return [int(pid) for pid in Path(files[0]).read_text().split()] if files else []
+        return [int(pid) for pid in Path(files[0]).with_name("cgroup.procs").read_text().split()] if files else []
 
     def counter(self, file: str) -> str | None:
         """What stands in this file of its control group; None if there is no such file."""

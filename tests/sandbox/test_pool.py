@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import gc
 import os
 import time
 from collections.abc import Callable
@@ -253,25 +251,6 @@ def test_a_slot_that_cannot_be_made_fails_its_waiters_and_is_made_later(
         bench.ask("first")
     assert bench.failures == ["a slot could not be made: no room"]
     assert bench.get("first").slot.name == "s0"
-
-
-def test_a_host_without_descriptors_loses_none_to_a_jail_that_could_not_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pipe, made = os.pipe, []
-
-    def scarce() -> tuple[int, int]:
-        if len(made) == 4:
-            raise OSError(errno.EMFILE, "Too many open files")
-        made.append(pipe())
-        return made[-1]
-
-    gc.collect()  # so that no loop of an earlier test closes meanwhile
-    before = len(os.listdir("/proc/self/fd"))
-    with monkeypatch.context() as patched, pytest.raises(OSError):
-        patched.setattr(os, "pipe", scarce)
-        jail.start(["/bin/true"], Group())
-    assert len(made) == 4 and len(os.listdir("/proc/self/fd")) == before
 
 
 SHAPE = Shape("nodejs20", 256)
