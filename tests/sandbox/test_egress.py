@@ -507,6 +507,12 @@ def test_a_server_that_has_said_its_last_word_goes_on_listening(door: Door) -> N
     assert heard == [b"onetwo"]
 
 
+def assigned(door: Door) -> socket.socket:
+    """A connection of a run: one that was there before its run begins is ended by that."""
+    door.assign(allow=LOOPBACK)
+    return door.connect()
+
+
 @pytest.mark.parametrize("size", [10, 1_000_000])
 def test_a_jail_that_ends_its_sending_while_it_is_connected_is_still_answered(tmp_path: Path, size: int) -> None:
     """Also when more is waiting than the proxy holds for a server that is not there yet."""
@@ -521,8 +527,7 @@ def test_a_jail_that_ends_its_sending_while_it_is_connected_is_still_answered(tm
         with client:
             client.sendall(str(len(read_all(client))).encode())
 
-    with support.tcp_server(count) as port, support.local_door(tmp_path, slow) as door, door.connect() as client:
-        door.assign(allow=LOOPBACK)
+    with support.tcp_server(count) as port, support.local_door(tmp_path, slow) as door, assigned(door) as client:
         client.sendall(connect_head("api.test", port))
         assert asked.wait(support.DEADLINE)
         sending = threading.Thread(target=lambda: (client.sendall(b"x" * size), client.shutdown(socket.SHUT_WR)))
@@ -539,8 +544,7 @@ def test_what_a_jail_sends_before_it_is_connected_waits_in_the_jail(tmp_path: Pa
         await asyncio.sleep(support.DEADLINE * 2)
         return []
 
-    with support.local_door(tmp_path, never) as door, door.connect() as client:
-        door.assign()
+    with support.local_door(tmp_path, never) as door, assigned(door) as client:
         client.sendall(connect_head("slow.test", 80))
         client.settimeout(1)
         sent = 0
