@@ -4,11 +4,12 @@ results."""
 from __future__ import annotations
 
 import codecs
+import functools
 import itertools
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeGuard, cast
 
 from sandbox import protocol
@@ -24,8 +25,10 @@ _BREAK_BYTES = 5
 _LAST_PIECE_BYTES = protocol.LOG_RECORD_BYTES - 4
 """Of a long line the last piece has at most this size, and the others more."""
 _BREAKS = b"\n\r\x0b\x0c\x1c\x1d\x1e"
-_SEPARATOR = b"\x01"
+_SEPARATOR = "\x01"
 """Between texts that are looked at together: one byte that counts as one."""
+_log_line: Callable[[tuple[int, str, str]], LogLine] = functools.partial(tuple.__new__, LogLine)
+"""What LogLine's own constructor does, without a call of Python's for each line."""
 _RETURN = ord("\r")
 _NEXT_LINE, _LINE_SEPARATOR, _PARAGRAPH_SEPARATOR = (each.encode() for each in "\x85\u2028\u2029")
 
@@ -36,18 +39,27 @@ def stored_bytes(text: str) -> int:
 
 
 def _text_bytes(data: bytes) -> int:
-    size = len(data)
     # To look for a byte costs next to nothing, to count bytes or to look for two of them fifty times as much; and they
     # are hardly ever there.
-    if 0 in data:
-        size += data.count(0)  # NUL is stored as two letters
+    nuls = data.count(0) if 0 in data else 0  # NUL is stored as two letters
+    return len(data) + nuls + _break_bytes(data)
+
+
+def _break_bytes(data: bytes) -> int:
+    """What line breaks take beyond their own bytes."""
+    size = _ascii_break_bytes(data)
+    if not data.isascii():
+        size += (_BREAK_BYTES - 2) * data.count(_NEXT_LINE)
+        size += (_BREAK_BYTES - 3) * (data.count(_LINE_SEPARATOR) + data.count(_PARAGRAPH_SEPARATOR))
+    return size
+
+
+def _ascii_break_bytes(data: bytes) -> int:
+    size = 0
     if any(each in data for each in _BREAKS):
         size += (_BREAK_BYTES - 1) * (len(data) - len(data.translate(None, _BREAKS)))
         if _RETURN in data:
             size -= _BREAK_BYTES * data.count(b"\r\n")
-    if not data.isascii():
-        size += (_BREAK_BYTES - 2) * data.count(_NEXT_LINE)
-        size += (_BREAK_BYTES - 3) * (data.count(_LINE_SEPARATOR) + data.count(_PARAGRAPH_SEPARATOR))
     return size
 
 
@@ -159,42 +171,44 @@ class LogFeed:
     def is_full(self) -> bool:
         return self.dropped_bytes > 0
 
-    def add_records(self, records: Sequence[tuple[str, float, bytes]]) -> None:
+    def add_records(self, records: protocol.Records) -> None:
         """Keep records of the log channel; their time is the jail's word."""
-        if not records:
+        if not records.texts:
             return
-        levels, times_ms, texts = zip(*records, strict=True)
-        data = _SEPARATOR.join(texts)
-        text = data.decode("utf-8", "replace")
-        apart = text.split(_SEPARATOR.decode())
-        if len(apart) != len(records):
-            # One of them has a separator in it.
-            self._add_all(levels, [each.decode("utf-8", "replace") for each in texts], _said(times_ms))
-            return
-        # What is no UTF-8 becomes longer than it was.
-        self._add_all(levels, apart, _said(times_ms), data if data.isascii() else None)
+        now, times_ms = _now(), records.times_ms
+        if max(times_ms) > now:
+            times_ms = [min(each, now) for each in times_ms]
+        size = None
+        if (data := records.ascii_bytes) is not None:
+            size = len(data) - records.ascii_beside + _ascii_break_bytes(data)
+        self._add_all(records.levels, records.texts, times_ms, size)
 
     def add_raw(self, level: str, lines: Sequence[str]) -> None:
         self._add_all([level] * len(lines), lines, [_now()] * len(lines))
 
     def _add_all(
-        self, levels: Sequence[str], texts: Sequence[str], times_ms: Sequence[int], joined: bytes | None = None
+        self, levels: Sequence[str], texts: Sequence[str], times_ms: Sequence[int], size: int | None = None
     ) -> None:
         """All at once if there is room for all, which costs half of one after the other.
 
-        `joined` are the texts with a separator between them, if somebody has that already.
+        `size` is what the texts take when they are stored, if somebody knows that already.
         """
-        if joined is None:
-            joined = _SEPARATOR.join(text.encode("utf-8", "replace") for text in texts)
-        size = _text_bytes(joined) - (len(texts) - 1) + RECORD_BYTES * len(texts)
-        if not texts or self.dropped_bytes or size > self._left:
+        if not texts:
+            return
+        if size is None:
+            # What is no UTF-8 becomes longer than it was, so it is not the jail's bytes that count.
+            size = _text_bytes(_SEPARATOR.join(texts).encode("utf-8", "replace")) - (len(texts) - 1)
+        size += RECORD_BYTES * len(texts)
+        if self.dropped_bytes or size > self._left:
             for level, text, time_ms in zip(levels, texts, times_ms, strict=True):
                 self._add(level, text, time_ms)
             return
         self._count(size)
-        times = list(itertools.accumulate(times_ms, max, initial=self._latest_ms))[1:]
+        times = [self._latest_ms, *times_ms]
+        if times != sorted(times):
+            times = list(itertools.accumulate(times, max))
         self._latest_ms = times[-1]
-        self._pending += map(LogLine, times, cast(Sequence[LogLevel], levels), texts)
+        self._pending += map(_log_line, zip(times[1:], levels, texts, strict=True))
 
     def _add(self, level: str, text: str, time_ms: int) -> None:
         size = stored_bytes(text)
@@ -236,14 +250,3 @@ class LogFeed:
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def _said(times_ms: Sequence[float]) -> list[int]:
-    """The jail's times in whole milliseconds; what can't be the time of anything so far is now."""
-    now = _now()
-    try:
-        if min(times_ms) >= 0 and max(times_ms) <= now:
-            return list(map(int, times_ms))
-    except ValueError:
-        pass  # not a number: comparisons don't tell
-    return [int(each) if 0 <= each <= now else now for each in times_ms]

@@ -1,9 +1,10 @@
 """What travels over the descriptors: frames and log records of a jail, messages of the launcher.
 
 Frame, both ways:  u32 length of the rest | u8 type | u32 header length | header (JSON object) | data
-Log record, out:   u32 length of the rest | u8 level | f64 epoch milliseconds | text (UTF-8)
+Log record, out:   level | epoch milliseconds, 13 digits | NUL | text (UTF-8) | NUL
+                   A text that has a NUL itself comes as a JSON string, with the level in lower case.
 
-All numbers are big-endian. Everything that comes out of a jail is hostile: a length is checked against the
+Numbers of frames are big-endian. Everything that comes out of a jail is hostile: a length is checked against the
 bound of its type before one further byte is kept, and only then is anything parsed.
 runtimes/node/channel.js is the other side.
 """
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +41,12 @@ LOG_RECORD_BYTES = 256 * KIB
 
 LEVELS = {"D": "DEBUG", "I": "INFO", "W": "WARN", "E": "ERROR", "O": "STDOUT", "R": "STDERR"}
 
-_LEVELS = {letter.encode(): level for letter, level in LEVELS.items()}
 _FRAME_START = struct.Struct(">IcI")
-_LOG_START = struct.Struct(">Icd")
+_LOG_HEAD = re.compile(f"([{''.join(LEVELS)}])([0-9]{{13}})", re.IGNORECASE)
+_LOG_FRAME_BYTES = 16
+"""What a log record has beside its text."""
+_LONGEST_RECORD_BYTES = _LOG_FRAME_BYTES + 2 + 6 * LOG_RECORD_BYTES
+"""As a JSON string a byte takes six at most."""
 
 
 class ProtocolError(Exception):
@@ -132,6 +137,36 @@ class FrameReader:
             raise TooLarge(frame_type, size, self._bounds[frame_type])
 
 
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Log records, column by column: a loud run writes tens of thousands in a second."""
+
+    levels: Sequence[str] = ()
+    times_ms: Sequence[int] = ()
+    """What the jail says."""
+    texts: Sequence[str] = ()
+    ascii_bytes: bytes | None = None
+    """Where all texts are ASCII and without NUL: bytes that hold them, and beside them only `ascii_beside` others."""
+
+    @property
+    def ascii_beside(self) -> int:
+        return _LOG_FRAME_BYTES * len(self.texts)
+
+
+NO_RECORDS = Records()
+
+
+class _Heads(dict[str, tuple[str, int]]):
+    """Level and time by head. Most heads of one read are the same few."""
+
+    def __missing__(self, head: str) -> tuple[str, int]:
+        found = _LOG_HEAD.fullmatch(head)
+        if found is None:
+            raise ProtocolError(f"a record begins with {head[:40]!r}")
+        self[head] = (LEVELS[found[1].upper()], int(found[2]))
+        return self[head]
+
+
 class LogReader:
     """Cuts a jail's log channel into records."""
 
@@ -140,42 +175,77 @@ class LogReader:
         self.damage: str | None = None
         """Why nothing more can be read: no bootstrap writes such a record."""
 
-    def feed(self, chunk: bytes) -> list[tuple[str, float, bytes]]:
-        """The (level, time, text) that `chunk` completes; none after the damage."""
+    def feed(self, chunk: bytes) -> Records:
+        """The records that `chunk` completes; none after the damage."""
         if self.damage is not None:
-            return []
-        if self._rest:
+            return NO_RECORDS
+        end = chunk.rfind(0) + 1
+        if not end:
             self._rest += chunk
-            if self._lacks_more():
-                return []
-            chunk, self._rest = bytes(self._rest), bytearray()
-        records, offset = self._cut(chunk)
-        self._rest += memoryview(chunk)[offset:]
-        return records
+            if len(self._rest) > _LONGEST_RECORD_BYTES:
+                self.damage = f"a record of more than {_LONGEST_RECORD_BYTES} bytes"
+            return NO_RECORDS
+        data = b"".join((self._rest, memoryview(chunk)[:end])) if self._rest else chunk[:end]
+        self._rest = bytearray(memoryview(chunk)[end:])
+        return self._cut(data)
 
-    def _lacks_more(self) -> bool:
-        """Whether not even the first record is whole: then nothing is copied, however small the pieces are."""
-        if len(self._rest) < _LOG_START.size:
-            return True
-        length = int.from_bytes(self._rest[:4], "big")
-        return length <= 9 + LOG_RECORD_BYTES and len(self._rest) < 4 + length
+    def _cut(self, data: bytes) -> Records:
+        """All that `data` holds. It ends with a NUL: that of a text, or of a head whose text is to come."""
+        text = data.decode("utf-8", "replace")
+        parts = text.split("\0")
+        parts.pop()
+        if len(parts) % 2:
+            start = data.rfind(0, 0, -1) + 1
+            self._rest[:0] = data[start:]
+            data = data[:start]
+        heads, texts = parts[::2], parts[1::2]
+        known = _Heads()
+        try:
+            found = list(map(known.__getitem__, heads))
+        except ProtocolError:
+            return self._one_by_one(heads, texts)
+        if not all(map(_is_plain, known)) or (len(data) > LOG_RECORD_BYTES and any(map(_is_too_long, texts))):
+            return self._one_by_one(heads, texts)
+        if not texts:
+            return NO_RECORDS
+        levels, times_ms = zip(*found[: len(texts)], strict=True)
+        return Records(levels, times_ms, texts, data if text.isascii() else None)
 
-    def _cut(self, data: bytes) -> tuple[list[tuple[str, float, bytes]], int]:
-        """The records that are whole, and where they end."""
-        records: list[tuple[str, float, bytes]] = []
-        unpack_from, head, levels, most = _LOG_START.unpack_from, _LOG_START.size, _LEVELS, 9 + LOG_RECORD_BYTES
-        offset, size = 0, len(data)
-        while size - offset >= head:
-            length, level, time_ms = unpack_from(data, offset)
-            if level not in levels or not 9 <= length <= most:
-                self.damage = f"a record of level {level!r} and {length} bytes"
-                break
-            end = offset + 4 + length
-            if size < end:
-                break
-            records.append((levels[level], time_ms, data[offset + head : end]))
-            offset = end
-        return records, offset
+    def _one_by_one(self, heads: Sequence[str], texts: Sequence[str]) -> Records:
+        """The same for what is hardly ever there: texts with a NUL, and damage."""
+        known = _Heads()
+        levels, times_ms, kept = [], [], []
+        try:
+            for head, text in zip(heads, texts, strict=False):
+                level, time_ms = known[head]
+                kept.append(_checked(text if _is_plain(head) else _decoded(text)))
+                levels.append(level)
+                times_ms.append(time_ms)
+            known[heads[-1]]
+        except ProtocolError as error:
+            self.damage = str(error)
+        return Records(levels, times_ms, kept)
+
+
+def _is_plain(head: str) -> bool:
+    return head[0].isupper()
+
+
+def _is_too_long(text: str) -> bool:
+    return 4 * len(text) > LOG_RECORD_BYTES and len(text.encode("utf-8", "replace")) > LOG_RECORD_BYTES
+
+
+def _checked(text: str) -> str:
+    if _is_too_long(text):
+        raise ProtocolError(f"a record of more than {LOG_RECORD_BYTES} bytes")
+    return text
+
+
+def _decoded(text: str) -> str:
+    value = parse_json(text.encode())
+    if not isinstance(value, str):
+        raise ProtocolError("a record whose text is no string")
+    return value.encode("utf-8", "replace").decode()
 
 
 # Messages between worker and launcher: one JSON object per packet of a SOCK_SEQPACKET connection.

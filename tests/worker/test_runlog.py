@@ -251,7 +251,8 @@ def test_a_log_is_never_longer_when_stored_than_it_was_counted(text: str) -> Non
 
 def test_what_a_full_log_stores_is_within_its_limit(local: Services, shipper: Shipper) -> None:
     feed = output.LogFeed(1_000_000, started_ms=0)
-    feed.add_records([("INFO", 1.0, b"\n" * 100_000), ("INFO", 1.0, b"\xff" * 100_000), ("INFO", 1.0, b"\0" * 40_000)])
+    texts = ["\n" * 100_000, "\ufffd" * 100_000, "\0" * 40_000]
+    feed.add_records(protocol.Records(["INFO"] * 3, [1] * 3, texts))
     feed.add_raw("STDOUT", [""] * 40_000)
     assert feed.is_full
     run_log = new_log(local, shipper)

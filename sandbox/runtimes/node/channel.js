@@ -4,7 +4,8 @@
 // so that a result can never overtake the log lines that came before it.
 //
 // Frame: u32 body length | u8 type | u32 header length | header (JSON) | data.    All numbers big-endian.
-// Log record: u32 body length | u8 level | f64 epoch milliseconds | text (UTF-8).
+// Log record: level | epoch milliseconds, 13 digits | NUL | text (UTF-8) | NUL. A text that has a NUL itself is sent as
+// a JSON string, with the level in lower case.
 // sandbox/protocol.py is the other side.
 
 const fs = require('node:fs');
@@ -22,6 +23,9 @@ const CONTROL_FD = 4;
 const LOG_FD = 5;
 const LOG_RECORD_BYTES = 256 * 1024;
 const LAST_PIECE_BYTES = LOG_RECORD_BYTES - 4;
+const HEAD_BYTES = 15;
+const ZERO = 0x30;
+const TO_LOWER_CASE = 0x20;
 const NOTHING = Buffer.alloc(0);
 
 let muted = false;
@@ -55,11 +59,25 @@ function send(type, header, data = NOTHING) {
 }
 
 function sendRecord(level, time, bytes, from, to) {
-  const record = allocUnsafe(13 + to - from);
-  record.writeUInt32BE(9 + to - from, 0);
-  record.writeUInt8(level.charCodeAt(0), 4);
-  record.writeDoubleBE(time, 5);
-  bytes.copy(record, 13, from, to);
+  const nul = bytes.indexOf(0, from);
+  if (nul >= 0 && nul < to) {
+    const quoted = bufferFrom(stringify(bytes.toString('utf8', from, to)), 'utf8');
+    writeRecord(level.charCodeAt(0) + TO_LOWER_CASE, time, quoted, 0, quoted.length);
+  } else {
+    writeRecord(level.charCodeAt(0), time, bytes, from, to);
+  }
+}
+
+function writeRecord(level, time, bytes, from, to) {
+  const end = HEAD_BYTES + to - from;
+  const record = allocUnsafe(end + 1);
+  const digits = `${time}`;
+  record.fill(ZERO, 1, HEAD_BYTES - 1);
+  record[0] = level;
+  record.latin1Write(digits, HEAD_BYTES - 1 - digits.length);
+  record[HEAD_BYTES - 1] = 0;
+  bytes.copy(record, HEAD_BYTES, from, to);
+  record[end] = 0;
   writeAll(LOG_FD, record);
 }
 

@@ -3,7 +3,8 @@
 never overtake the log lines that came before it.
 
 Frame: u32 body length | u8 type | u32 header length | header (JSON) | data.    All numbers big-endian.
-Log record: u32 body length | u8 level | f64 epoch milliseconds | text (UTF-8).
+Log record: level | epoch milliseconds, 13 digits | NUL | text (UTF-8) | NUL. A text that has a NUL itself is sent as a
+JSON string, with the level in lower case.
 sandbox/protocol.py is the other side.
 """
 
@@ -26,7 +27,6 @@ _READ_BYTES = 1024 * 1024
 
 _length = Struct(">I")
 _frame_start = Struct(">IcI")
-_log_start = Struct(">Icd")
 _header = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _parse = json.JSONDecoder().decode
 _write, _read, _exit = os.write, os.read, os._exit
@@ -85,7 +85,9 @@ def send(frame_type: bytes, header: Mapping[str, Any], data: bytes = b"") -> Non
 
 
 def _send_record(level: bytes, time_ms: float, data: bytes) -> None:
-    _log.write(_log_start.pack(9 + len(data), level, time_ms) + data)
+    if 0 in data:
+        level, data = level.lower(), utf8(_header(data.decode()))
+    _log.write(b"%b%013d\0%b\0" % (level, time_ms, data))
 
 
 def send_pieces(level: bytes, time_ms: float, data: bytes) -> int:

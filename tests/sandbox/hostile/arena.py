@@ -40,11 +40,8 @@ const frame = (type, header, data) => {
   return Buffer.concat([start, head, body]);
 };
 const record = (level, time, text) => {
-  const body = Buffer.from(text), start = Buffer.alloc(13);
-  start.writeUInt32BE(9 + body.length, 0);
-  start.write(level, 4, 'latin1');
-  start.writeDoubleBE(time, 5);
-  return Buffer.concat([start, body]);
+  const digits = String(time).padStart(13, '0');
+  return Buffer.concat([Buffer.from(`${level}${digits}\\0`), Buffer.from(text), Buffer.alloc(1)]);
 };
 const later = (ms) => new Promise((done) => setTimeout(done, ms));
 """

@@ -289,22 +289,28 @@ def damaged(ran: Ran) -> bool:
             "junk in the log": "Buffer.alloc(100, 0xff)",
             "a line in the platform's name": "record('S', 0, 'forged')",
             "a record of no level": "record('\\0', 0, 'forged')",
-            "a record of four gigabytes": "Buffer.from('fffffff049', 'hex'), write(5, Buffer.alloc(13))",
-            "a record shorter than any": "Buffer.from('00000003490000000000000000', 'hex')",
+            "a record of no time": "'I\\0forged\\0'",
+            "a record of half a time": "'I12345\\0forged\\0'",
+            "nothing but ends of records": "Buffer.alloc(100)",
+            "a record that never ends": "'I0000000000001\\0' + 'x'.repeat(2e6)",
+            "a head that never ends": "'I'.repeat(2e6)",
             "a record over its bound": "record('I', 0, 'x'.repeat(262145))",
+            "a JSON text that is none": "record('i', 0, 'forged')",
+            "a JSON text that is no string": "record('i', 0, '[\"forged\"]')",
+            "a JSON text over its bound": "record('i', 0, JSON.stringify('x'.repeat(262145)))",
         }.items()
     ),
     Case(
         "a time that cannot be is the time of arrival",
-        "for (const time of [NaN, Infinity, -Infinity, -1, 0, 1e308, 8.64e15, Date.now() + 1e9])"
+        "for (const time of [0, 1, 1e12, Date.now(), 2 * Date.now(), 5e12, '9'.repeat(13), Date.now() + 1e9])"
         " write(5, record('I', time, 'x'));",
         shows=has_sane_times,
     ),
     Case(
         "a log line is data, whatever is in it",
-        "for (const text of [[0xff, 0xfe], [0xed, 0xa0, 0x80], [0], [0x1b, 0x5b, 0x32, 0x4a]])"
+        "for (const text of [[0xff, 0xfe], [0xed, 0xa0, 0x80], [0x1b, 0x5b, 0x32, 0x4a]])"
         " write(5, record('E', Date.now(), Buffer.from(text))); write(1, Buffer.from([0xc3, 0x28, 0xff, 10]));"
-        " return 1",
+        " write(5, record('e', Date.now(), '\"\\\\u0000\\\\ud800\"')); return 1",
         shows=lambda ran: is_text(ran) and len(ran.texts) == 5,
     ),
     Case(
