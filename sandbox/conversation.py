@@ -145,7 +145,13 @@ class Conversation:
             poll, until = self._poll, now + (_THROTTLE_S if self._throttled else _TICK_S)
             if self.log.has_lines:
                 until = min(until, self._last_flush + _FLUSH_S)
-        return poll.poll(max(1, 1000 * (min(until, deadline) - now) + 0.5))
+        if until < deadline:
+            return poll.poll(1000 * max(0.0, until - now))  # rounded up
+        # A poll knows whole milliseconds alone, and a run ends on time.
+        whole = int(1000 * (deadline - now))
+        if whole == 0:
+            self._cancel.wait(deadline - now)
+        return poll.poll(whole)
 
     def _late(self, began: float, deadline: float, now: float) -> Ending | None:
         """How the talk ends if its time is up, or that of a reused jail to enter the handler."""

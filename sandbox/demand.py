@@ -5,17 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 MEMORY_S = 120.0
 """How fast a burst is forgotten: after so many seconds two thirds of it are."""
 KEEP_S = 3600.0
 """One jail stays ready this long for a shape that was asked for once."""
-SCARCE = 0.1
-"""Of the host's memory; with less left what is idle ends."""
-AMPLE = 0.2
-"""With less left nothing is booted ahead."""
 MAX_SHAPES = 64
 """Of which demand is remembered: anybody may ask for a size of memory that nobody else uses."""
 
@@ -80,10 +75,3 @@ class Demand:
     @staticmethod
     def _decayed(level: _Level, now: float) -> float:
         return level.jails * math.exp(-(now - level.at) / MEMORY_S)
-
-
-def memory_is_scarce(share: float = SCARCE, meminfo: Path = Path("/proc/meminfo")) -> bool:
-    """Whether the host has less than this share of its memory left, as the kernel estimates it."""
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-    total, available = (int(fields[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
-    return available < total * share

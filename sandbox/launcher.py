@@ -28,6 +28,7 @@ from sandbox.config import ConfigError, SandboxConfig
 from sandbox.demand import Demand, Shape
 from sandbox.lease import Account, Jail, Request, Waiter
 from sandbox.loop import Loop
+from sandbox.memory import Memory
 from sandbox.pool import Pool
 from sandbox.roots import Roots
 from sandbox.runtimes import Runtime
@@ -198,10 +199,9 @@ class Launcher:
         runtime, root = self.roots.prepared
         version, allow = self._tree.version, config.egress_allow
         self._check(selftest.quick(self._slots, runtime, root, probe_root, version, self._proxy, allow))
-        memory_budget = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
         most = max(config.warm_jails, MOST_PER_CORE * len(os.sched_getaffinity(0))) if config.warm_jails else 0
         wanted = Demand({Shape(runtime.name, WARM_MB): config.warm_jails}, most)
-        self.pool = Pool(self._loop, self._slots, self.roots, wanted, self._proxy, memory_budget)
+        self.pool = Pool(self._loop, self._slots, self.roots, wanted, self._proxy, Memory())
         self._listener = _listen(config.socket_path)
         self._loop.watch(self._listener.fileno(), self._on_connection)
         self._wake_up, wake = socket.socketpair()

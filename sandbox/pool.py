@@ -14,11 +14,12 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from sandbox import cgroups, demand, jail, nsjail, protocol
+from sandbox import cgroups, jail, nsjail, protocol
 from sandbox.demand import Demand, Shape
 from sandbox.figures import Figures
 from sandbox.lease import Account, Jail, Request, Waiter
 from sandbox.loop import Loop, Timer
+from sandbox.memory import AMPLE, Memory
 from sandbox.parking import Parking
 from sandbox.proxylink import ProxyLink, Traffic
 from sandbox.roots import Roots
@@ -55,17 +56,17 @@ class Pool:
         roots: Roots,
         wanted: Demand,
         proxy: ProxyLink | None,
-        memory_budget: int,
+        memory: Memory,
     ) -> None:
-        """`wanted` says how many warm jails to keep per shape, `memory_budget` what warm and parked jails
-        may hold together, in bytes."""
+        """`wanted` says how many warm jails to keep per shape, `memory` what warm and parked jails may hold."""
         self._loop = loop
         self._slots = slots
         self._roots = roots
         roots.on_built = self._on_root_built
         self._stock = Stock(wanted, lambda shape: roots.ready(shape.runtime) is not None, MAX_WARM)
         self._proxy = proxy
-        self._memory_budget = memory_budget
+        self._memory = memory
+        self._idle_bytes = memory.for_idle_jails
         self._binary = nsjail.find_binary()
         self._jails: set[Jail] = set()
         self._parked = Parking()
@@ -194,7 +195,7 @@ class Pool:
         used.state = "parked"
         self._parked.add(used, key)
         used.timer = self._loop.later(PAUSE_AFTER_S, lambda: self._pause(used))
-        self._end_parked_over(self._memory_budget - self._stock.resident_bytes)
+        self._end_parked_over(self._idle_bytes - self._stock.resident_bytes)
 
     def _unfit(self, used: Jail, state: str) -> str:
         """Why a used jail may not serve again; "" if it may."""
@@ -439,9 +440,9 @@ class Pool:
 
         For want of memory a warm jail of a shape that is asked for less goes first; then the next look finds room.
         """
-        if demand.memory_is_scarce(demand.AMPLE):
+        if self._memory.is_scarce(AMPLE):
             return False
-        left = self._memory_budget - self._stock.resident_bytes
+        left = self._idle_bytes - self._stock.resident_bytes
         if left > 0 and not self._stock.is_full:
             self._end_parked_over(left)
             return True
@@ -453,9 +454,10 @@ class Pool:
         """End what nobody asks for any more, and what is idle when the host runs out of memory."""
         if self._closing is not None:
             return
+        self._idle_bytes = self._memory.for_idle_jails
         for surplus in self._stock.surplus(time.monotonic()):
             self._end(surplus, "surplus")
-        if demand.memory_is_scarce():
+        if self._memory.is_scarce():
             # Half of what is idle: the next look sees whether that was enough.
             idle = self._idle()
             for each in idle[: (len(idle) + 1) // 2]:

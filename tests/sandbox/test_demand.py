@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.demand import KEEP_S, MAX_SHAPES, MEMORY_S, Demand, Shape, memory_is_scarce
+from sandbox.demand import KEEP_S, MAX_SHAPES, MEMORY_S, Demand, Shape
 
 PLAIN, LARGE = Shape("nodejs20", 256), Shape("nodejs20", 1024, preloaded=True)
 
@@ -83,10 +80,3 @@ def test_at_any_time_no_fewer_than_the_least_and_no_more_than_either_bound(
     for now in sorted(times):
         wanted.add(PLAIN, now)
         assert least <= wanted.wanted(PLAIN, now) <= max(least, most)
-
-
-@pytest.mark.parametrize(("available", "scarce"), [(999, True), (1000, False), (9000, False)])
-def test_memory_is_scarce_below_a_tenth(tmp_path: Path, available: int, scarce: bool) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text(f"MemTotal:   10000 kB\nMemFree:  1 kB\nMemAvailable:  {available} kB\nHugePages_Total: 0\n")
-    assert memory_is_scarce(meminfo=meminfo) is scarce

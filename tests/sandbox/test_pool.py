@@ -13,6 +13,7 @@ from sandbox import cgroups, jail, pool, protocol, slots
 from sandbox.demand import Demand, Shape
 from sandbox.lease import Account, Jail, Request
 from sandbox.loop import Loop
+from sandbox.memory import SCARCE, Memory
 from sandbox.pool import Pool
 from sandbox.roots import Roots
 from sandbox.runtimes import Runtime, named
@@ -103,14 +104,30 @@ class Built(Roots):
         return named(name), self._folder
 
 
+class Budget(Memory):
+    """Memory as the test says."""
+
+    def __init__(self, for_idle_jails: int) -> None:
+        self._for_idle_jails = for_idle_jails
+        self.scarce = False
+
+    @property
+    def for_idle_jails(self) -> int:
+        return self._for_idle_jails
+
+    def is_scarce(self, share: float = SCARCE) -> bool:
+        return self.scarce
+
+
 class Bench:
     """A pool, its loop, and what it answered."""
 
     def __init__(self, folder: Path, wanted: Demand | None = None, memory_budget: int = 1 << 30) -> None:
         self.loop = Loop()
+        self.memory = Budget(memory_budget)
         place = Slots(folder / "slots", folder / "slots", Tree(), None)
         self.roots = Built(folder)
-        self.pool = Pool(self.loop, place, self.roots, wanted or Demand({}, 0), None, memory_budget)
+        self.pool = Pool(self.loop, place, self.roots, wanted or Demand({}, 0), None, self.memory)
         self.failures: list[str] = []
         self.accounts: list[Account] = []
 
@@ -261,7 +278,6 @@ def make_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     """A pool that follows demand, with slots to spare and memory as the test says."""
     monkeypatch.setattr(pool.jail, "start", lambda command, group: Process())
     monkeypatch.setattr(pool, "TRIM_S", 0.02)
-    monkeypatch.setattr(pool.demand, "memory_is_scarce", lambda *_: False)
 
     def make(wanted: Demand, **options: int) -> Bench:
         return Bench(tmp_path, wanted, **options)
@@ -289,13 +305,13 @@ def test_jails_that_nobody_asks_for_any_more_end(make_bench: Callable[..., Bench
 
 
 def test_a_host_short_of_memory_ends_what_is_idle_and_boots_nothing_ahead(
-    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    make_bench: Callable[..., Bench],
 ) -> None:
     bench = make_bench(Demand({SHAPE: 2}, 2))
     parked, busy = bench.get("parked"), bench.get("busy")
     bench.finish(parked)
     bench.until(lambda: bench.pool.counts() == {"busy": 1, "parked": 1, "warm": 2})
-    monkeypatch.setattr(pool.demand, "memory_is_scarce", lambda *_: True)
+    bench.memory.scarce = True
     bench.until(lambda: bench.pool.counts() == {"busy": 1})
     assert busy.state == "busy"
     # Who asks gets one all the same.
