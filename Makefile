@@ -2,6 +2,7 @@
 # make test    linters and all tests
 # make lint    linters alone: ruff, mypy, import contracts
 # make bench   measure speed
+# make chaos   kill everything under load for minutes, then compare the books; SEED=7 repeats an order of faults
 # make setup   the set-up alone: virtual environment, locked dependencies, packages of the runtimes
 
 VENV := .venv
@@ -13,8 +14,9 @@ NODE_STAMPS := $(NODE_FOLDERS:%=$(VENV)/.done/%/node_modules)
 PYTHON_RUNTIME := sandbox/runtimes/python
 JOBS ?= 2
 TESTS ?= tests
+SECONDS_OF_CHAOS ?= 180
 
-.PHONY: up test lint bench setup
+.PHONY: up test lint bench chaos setup
 .DELETE_ON_ERROR:
 
 up: setup
@@ -31,6 +33,9 @@ lint: setup
 
 bench: setup
 	$(PY) -m bench
+
+chaos: setup
+	$(PY) -m tests.chaos --seconds $(SECONDS_OF_CHAOS) $(if $(SEED),--seed $(SEED))
 
 setup: $(VENV)/.done/project $(NODE_STAMPS) $(VENV)/.done/$(PYTHON_RUNTIME)/packages
 

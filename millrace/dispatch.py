@@ -13,7 +13,7 @@ import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 
-from millrace import redis_client
+from millrace import fairqueue, redis_client
 from millrace.errors import Unavailable
 
 QUEUE = "runs"
@@ -22,35 +22,38 @@ NAMESPACE = "millrace"
 
 log = logging.getLogger(__name__)
 
-# Runs before the stock script, in the same atomic call: only the change from empty to filled needs a wake-up,
-# since a consumer sleeps only after it found the list empty or its places full.
-_WAKE = b"""
-if (ARGV[1] == "enqueue" or ARGV[1] == "requeue") and redis.call("llen", KEYS[1] .. ":" .. ARGV[3]) == 0 then
-    redis.call("publish", KEYS[1] .. ":wake:" .. ARGV[3], "1")
-end
-"""
-
-
 class Queue(Protocol):
     """Carries a run's id and attempt to some worker: at least once, usually within 2 ms, in no strict order."""
 
-    def send(self, run_id: str, attempt: int) -> bool:
-        """Hand over. False when the queue can't be reached: the sweeper sends what is not in flight again."""
+    def send(self, run_id: str, attempt: int, workspace: str = "") -> bool:
+        """Hand over. False when the queue can't be reached: the sweeper sends what is not in flight again.
+
+        Workspaces share the workers fairly; what is sent without one is rare, and goes first. What is on its way
+        already is not sent twice.
+        """
 
     def depth(self) -> int:
         """How many messages wait for a worker. Raises Unavailable when the queue can't be reached."""
+
+    def poisoned(self, limit: int) -> list[tuple[str, int]]:
+        """Messages (run id, attempt) that killed every worker that took them, see `fairqueue`. Raises Unavailable."""
+
+    def bury(self, run_id: str, attempt: int) -> None:
+        """Forget a poisoned message: what it is of is recorded. Raises Unavailable."""
 
 
 class RedisQueue:
     """The real queue."""
 
-    def __init__(self, broker: RedisBroker) -> None:
+    def __init__(self, broker: "WakingBroker") -> None:
         self.broker = broker
+        self._ids: dict[tuple[str, int], bytes] = {}
 
-    def send(self, run_id: str, attempt: int) -> bool:
+    def send(self, run_id: str, attempt: int, workspace: str = "") -> bool:
         message: dramatiq.Message[None] = dramatiq.Message(
-            queue_name=QUEUE, actor_name=ACTOR, args=(run_id, attempt), kwargs={}, options={}
-        )
+            queue_name=QUEUE, actor_name=ACTOR, args=(run_id, attempt), kwargs={},
+            options={"redis_message_id": f"{workspace}/{run_id}/{attempt}"},
+        )  # fmt: skip
         try:
             self.broker.enqueue(message)
         except (redis.RedisError, dramatiq.BrokerConnectionError) as error:
@@ -60,10 +63,26 @@ class RedisQueue:
         return True
 
     def depth(self) -> int:
+        return int(self._ask("depth"))
+
+    def poisoned(self, limit: int) -> list[tuple[str, int]]:
+        found: list[bytes] = self._ask("poisoned", limit)
+        self._ids = {_parsed(each): each for each in found}
+        return list(self._ids)
+
+    def bury(self, run_id: str, attempt: int) -> None:
+        self._ask("bury", self._ids[run_id, attempt])
+
+    def _ask(self, command: str, *arguments: object) -> Any:
         try:
-            return int(self.broker.client.llen(f"{NAMESPACE}:{QUEUE}"))
+            return getattr(self.broker, f"do_{command}")(QUEUE, *arguments)
         except redis.RedisError as error:
-            raise Unavailable(f"Redis does not tell how long the queue is: {error}") from error
+            raise Unavailable(f"Redis does not tell of the queue: {error}") from error
+
+
+def _parsed(message_id: bytes) -> tuple[str, int]:
+    _, run_id, attempt = message_id.decode().split("/")
+    return run_id, int(attempt)
 
 
 class MemoryQueue:
@@ -71,13 +90,20 @@ class MemoryQueue:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, int]] = []
+        self.poison: list[tuple[str, int]] = []
 
-    def send(self, run_id: str, attempt: int) -> bool:
+    def send(self, run_id: str, attempt: int, workspace: str = "") -> bool:
         self.sent.append((run_id, attempt))
         return True
 
     def depth(self) -> int:
         return len(self.sent)
+
+    def poisoned(self, limit: int) -> list[tuple[str, int]]:
+        return self.poison[:limit]
+
+    def bury(self, run_id: str, attempt: int) -> None:
+        self.poison.remove((run_id, attempt))
 
     def take(self) -> list[tuple[str, int]]:
         """Everything sent since the last call."""
@@ -139,11 +165,10 @@ class WakingBroker(RedisBroker):
             client=redis_client.connect(url, text=False),  # messages are decoded by Dramatiq
             namespace=NAMESPACE,
             middleware=list(middleware),
-            # Messages of a dead worker return within about 10 s of traffic instead of minutes by chance.
-            heartbeat_timeout=15_000,
-            maintenance_chance=20_000,
+            heartbeat_timeout=15_000,  # what a dead worker had fetched returns so much later, see `fairqueue`
+            maintenance_chance=0,
         )
-        self.scripts["dispatch"] = self.client.register_script(_WAKE + _stock_dispatch(self))
+        self.scripts["dispatch"] = self.client.register_script(fairqueue.SCRIPT)
         self.listener = WakeListener(url)
         self.draining = threading.Event()
         self.declare_queue(QUEUE)
@@ -151,6 +176,13 @@ class WakingBroker(RedisBroker):
     @property
     def consumer_class(self) -> type[WakingConsumer]:
         return WakingConsumer
+
+    def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
+        """As the stock one, but the message keeps its own id: it is known by what it is of. Nothing is delayed."""
+        self.emit_before("enqueue", message, delay)
+        self.do_enqueue(message.queue_name, message.options["redis_message_id"], message.encode())
+        self.emit_after("enqueue", message, delay)
+        return message
 
     def drain(self) -> None:
         """Fetch no more runs. The queue for delays, which stays empty, is still read: that is the heartbeat."""
@@ -160,11 +192,6 @@ class WakingBroker(RedisBroker):
     def close(self) -> None:
         self.listener.stop()
         super().close()
-
-
-def _stock_dispatch(broker: RedisBroker) -> bytes:
-    script = broker.scripts["dispatch"].script
-    return script.encode() if isinstance(script, str) else bytes(script)
 
 
 class WakeListener:

@@ -43,6 +43,16 @@ def page(
     return paging.cut(rows, size, _position)
 
 
+def oldest(workspace_id: str, wanted: Filter, limit: int) -> list[Run]:
+    """Runs, oldest first."""
+    parts = [
+        list(_query(workspace_id, wanted, status, trigger, None).order_by(Run.created_at, Run.id).limit(limit))
+        for status in wanted.statuses or (None,)
+        for trigger in wanted.triggers or (None,)
+    ]
+    return list(itertools.islice(heapq.merge(*parts, key=_position), limit))
+
+
 def _position(run: Run) -> Position:
     return run.created_at, run.id
 

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import peewee
+
 from millrace.database import transaction
-from millrace.models import Run
+from millrace.models import Attempt, Run
 from millrace.models.run import FINAL, WORKER_LOST
 from millrace.objects import ObjectStore
 from millrace.services import Services
@@ -20,6 +22,7 @@ CONTENT_TYPE = "text/plain; charset=utf-8"
 ATTEMPT_STRIDE = 1_000_000  # chunk numbers of attempt n begin at (n - 1) times this
 _HEAD = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) ([A-Z ]{6}) (.*)", re.DOTALL)
 _INDENT = "    "
+_WHOLE = "try-"  # what the whole log of a later try begins with, beside the chunks
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,26 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
         yield pending.decode("utf-8", "replace")
 
 
-def key(workspace_id: str, run_id: str) -> str:
-    """Where a finished run's log is."""
-    return f"logs/{workspace_id}/{run_id}.log"
+@dataclass(frozen=True)
+class Part:
+    """The log of one try: a run that its script's policy has tried again has one for each.
+
+    Attempts that did not get as far as the handler belong to the try after them: those from `after` up to `last`.
+    """
+
+    tries: int = 0  # before this one
+    after: int = 0  # the attempt with which the try before ended
+    last: int = 99
+
+
+ONLY = Part()
+
+
+def key(workspace_id: str, run_id: str, part: Part = ONLY) -> str:
+    """Where a log is that is complete."""
+    if part.tries == 0:
+        return f"logs/{workspace_id}/{run_id}.log"
+    return f"{_chunks(workspace_id, run_id)}{_WHOLE}{part.tries + 1}.log"
 
 
 def chunk_key(workspace_id: str, run_id: str, number: int) -> str:
@@ -106,23 +126,25 @@ def put_chunk(services: Services, workspace_id: str, run_id: str, number: int, t
     services.bus.hint(topic(run_id), str(number))
 
 
-def put_whole(services: Services, workspace_id: str, run_id: str, text: bytes) -> str:
+def put_whole(services: Services, workspace_id: str, run_id: str, text: bytes, part: Part = ONLY) -> str:
     """Store a log that needed no chunk. Returns its key."""
-    whole = key(workspace_id, run_id)
+    whole = key(workspace_id, run_id, part)
     services.objects.put(whole, text, content_type=CONTENT_TYPE)
     return whole
 
 
-def join_chunks(objects: ObjectStore, workspace_id: str, run_id: str, *, end_mark: bytes = b"") -> str | None:
-    """Make one object of the chunks, in order, with gaps marked; delete them. None if there are none.
+def join_chunks(
+    objects: ObjectStore, workspace_id: str, run_id: str, part: Part = ONLY, *, end_mark: bytes = b""
+) -> str | None:
+    """Make one object of a try's chunks, in order, with gaps marked; delete them. None if there are none.
 
     Safe to repeat and to do twice at once: the chunks go only after the whole is stored, and a whole that is
     stored is never replaced by what an interrupted deletion, or another process, left of its chunks.
     """
-    keys = objects.list(_chunks(workspace_id, run_id))
+    keys = [each for each in _list_chunks(objects, workspace_id, run_id) if part.after < _attempt(each) <= part.last]
     if not keys:
         return None
-    whole = key(workspace_id, run_id)
+    whole = key(workspace_id, run_id, part)
     if not objects.exists(whole):
         try:
             objects.put(whole, _joined(objects, keys, end_mark), content_type=CONTENT_TYPE)
@@ -154,18 +176,55 @@ def locate(services: Services, run: Run) -> str | None:
     """The key of a run's whole log. Joins what a timeout or a crash left as chunks; None if there is no log."""
     if run.log_key is not None or run.status not in FINAL:
         return run.log_key
-    whole = join_chunks(services.objects, run.workspace_id, run.id, end_mark=_end_mark(run))
-    if whole is None and services.objects.exists(key(run.workspace_id, run.id)):
-        whole = key(run.workspace_id, run.id)  # another process was faster
+    whole = _join_or_find(services, run, _last_part(run), _end_mark(run))
     if whole is not None or run.log_chunks:
         with transaction():
             Run.update(log_key=whole, log_chunks=0).where(Run.id == run.id, Run.log_key.is_null()).execute()
     return whole
 
 
+def locate_earlier(services: Services, run: Run) -> list[str | None]:
+    """The same for each of its attempts that was not the last, in order."""
+    keys: list[str | None] = []
+    after = 0
+    for earlier in attempts(run):
+        if earlier.log_key is None:
+            mark = _LOST_MARK if earlier.error_code == WORKER_LOST else b""
+            earlier.log_key = _join_or_find(services, run, Part(len(keys), after, earlier.number), mark)
+            if earlier.log_key is not None:
+                earlier.save(only=["log_key"])
+        keys.append(earlier.log_key)
+        after = earlier.number
+    return keys
+
+
+def _last_part(run: Run) -> Part:
+    return part_of(run.id, run.tries)
+
+
+def part_of(run_id: str, tries: int) -> Part:
+    """The part that a try writes before which the handler was entered so often."""
+    if tries == 0:
+        return ONLY
+    ended = Attempt.select(peewee.fn.MAX(Attempt.number)).where(Attempt.run == run_id).scalar()
+    return Part(tries, int(ended or 0))
+
+
+def _join_or_find(services: Services, run: Run, part: Part, end_mark: bytes) -> str | None:
+    whole = join_chunks(services.objects, run.workspace_id, run.id, part, end_mark=end_mark)
+    if whole is None and services.objects.exists(key(run.workspace_id, run.id, part)):
+        whole = key(run.workspace_id, run.id, part)  # another process was faster
+    if whole is None and end_mark:
+        whole = put_whole(services, run.workspace_id, run.id, end_mark, part)
+    return whole
+
+
+_LOST_MARK = b"(the worker was lost here: what the script wrote after this is missing)\n"
+
+
 def _end_mark(run: Run) -> bytes:
     if run.error_code == WORKER_LOST:
-        return b"(the worker was lost here: what the script wrote after this is missing)\n"
+        return _LOST_MARK
     lost = (run.usage or {}).get("log_lost_bytes", 0)
     return f"({lost} bytes are missing here: the object store did not take them)\n".encode() if lost else b""
 
@@ -185,7 +244,7 @@ def tail(services: Services, run_id: str, patience_s: float) -> Iterator[Record 
             if run.status in FINAL:
                 yield from _rest(services, run, shown)
                 return
-            for chunk in services.objects.list(_chunks(run.workspace_id, run_id)):
+            for chunk in _list_chunks(services.objects, run.workspace_id, run_id):
                 if _number(chunk) <= last_chunk:
                     continue
                 text = services.objects.get(chunk)
@@ -201,9 +260,32 @@ def tail(services: Services, run_id: str, patience_s: float) -> Iterator[Record 
 
 
 def _rest(services: Services, run: Run, shown: int) -> Iterator[Record]:
-    whole = locate(services, run)
-    stored = services.objects.stream(whole) if whole is not None else None
-    return (record for record in parse(stored or ()) if record.seq > shown)
+    keys = [*locate_earlier(services, run), locate(services, run)]
+    return (record for record in _records(services, keys) if record.seq > shown)
+
+
+def _records(services: Services, keys: Sequence[str | None]) -> Iterator[Record]:
+    """Of several logs, one after the other, numbered through."""
+    seq = 0
+    for each in keys:
+        stored = services.objects.stream(each) if each is not None else None
+        for record in parse(stored or ()):
+            seq += 1
+            yield replace(record, seq=seq)
+
+
+def attempts(run: Run) -> list[Attempt]:
+    """Those of its attempts that were not its last, in order; most runs have none."""
+    return list(Attempt.select().where(Attempt.run == run.id).order_by(Attempt.number)) if run.tries else []
+
+
+def _list_chunks(objects: ObjectStore, workspace_id: str, run_id: str) -> list[str]:
+    folder = _chunks(workspace_id, run_id)
+    return [each for each in objects.list(folder) if not each.removeprefix(folder).startswith(_WHOLE)]
+
+
+def _attempt(chunk: str) -> int:
+    return _number(chunk) // ATTEMPT_STRIDE + 1
 
 
 def _number(chunk: str) -> int:

@@ -45,6 +45,12 @@ def runs_ended() -> Counter:
 
 
 @_once
+def runs_retried() -> Counter:
+    """Attempts that failed and are followed by another."""
+    return Counter("millrace_run_retries", "Attempts that failed and are followed by another by their script's policy.")
+
+
+@_once
 def run_seconds() -> Histogram:
     """How long handlers took."""
     return Histogram("millrace_run_seconds", "From handing the job to a jail to its end.", ["status"], buckets=_SECONDS)
@@ -140,6 +146,24 @@ def events_routed() -> Counter:
 def repairs() -> Counter:
     """What the sweeper mended."""
     return Counter("millrace_repairs", "What was lost and set right by the sweeper, by kind.", ["kind"])
+
+
+@_once
+def quota_refusals() -> Counter:
+    """Runs that were not accepted."""
+    return Counter("millrace_quota_refusals", "Runs that a workspace's quota refused, by the limit.", ["limit"])
+
+
+@_once
+def retention_removed() -> Counter:
+    """What was kept long enough."""
+    return Counter("millrace_retention_removed", "What was removed because of its age, by kind.", ["kind"])
+
+
+@_once
+def objects_collected() -> Counter:
+    """Objects that no row named."""
+    return Counter("millrace_objects_collected", "Objects that no row named any more, deleted by the sweeper.")
 
 
 @_once

@@ -77,6 +77,9 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> list[str]:
         """Every key that starts with this text, sorted."""
 
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """The same with each object's length in bytes, in any order and as they come: there may be millions."""
+
     def delete(self, keys: Iterable[str]) -> None:
         """Remove these; a missing one is no error."""
 
@@ -263,6 +266,16 @@ class S3Objects:
         except _Missing:
             return []
 
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """See ObjectStore."""
+        try:
+            with _translated("list objects"):
+                for each in self._client.list_objects(self.bucket, prefix, recursive=True):
+                    if each.object_name and not each.is_dir:
+                        yield each.object_name, each.size or 0
+        except _Missing:
+            return
+
     def delete(self, keys: Iterable[str]) -> None:
         """See ObjectStore."""
         doomed = [DeleteObject(check_key(key)) for key in keys]
@@ -419,6 +432,10 @@ class MemoryObjects:
     def list(self, prefix: str) -> list[str]:
         """See ObjectStore."""
         return sorted(key for key in tuple(self._stored) if key.startswith(prefix))
+
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """See ObjectStore."""
+        return ((key, len(data)) for key, data in tuple(self._stored.items()) if key.startswith(prefix))
 
     def delete(self, keys: Iterable[str]) -> None:
         """See ObjectStore."""

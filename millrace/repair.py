@@ -83,7 +83,7 @@ def resend_stuck(services: Services, limit: int = 1000) -> int:
     message, and sending more would pile up copies. Raises Unavailable when the queue does not answer.
     """
     now = services.clock()
-    unclaimed = Run.select(Run.id, Run.attempt, Run.sent_at).where(
+    unclaimed = Run.select(Run.id, Run.attempt, Run.sent_at, Run.workspace).where(
         admission.HOLDING, Run.started_at.is_null(), Run.status == QUEUED
     )
     stale = (Run.sent_at <= now - RESEND_AFTER_MS) | (Run.sent_at > now + SKEW_MS)
@@ -98,10 +98,19 @@ def resend_stuck(services: Services, limit: int = 1000) -> int:
             .where(Run.id == run.id, Run.attempt == run.attempt, Run.status == QUEUED, Run.sent_at == run.sent_at)
             .execute()
         )
-        if ours and not services.queue.send(run.id, run.attempt + 1):
+        if ours and not services.queue.send(run.id, run.attempt + 1, run.workspace_id):
             break  # each further try would take as long
         sent += ours
     return sent
+
+
+def bury_poisoned(services: Services, limit: int = 100) -> int:
+    """End runs whose message killed every worker that took it. Returns how many. Raises Unavailable."""
+    buried = 0
+    for run_id, attempt in services.queue.poisoned(limit):
+        buried += safely("a poisoned message", run_id, functools.partial(runs.poisoned, services, run_id, attempt))
+        services.queue.bury(run_id, attempt)
+    return buried
 
 
 def announce_unrouted(services: Services, limit: int = 1000) -> int:

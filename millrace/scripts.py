@@ -15,6 +15,7 @@ from millrace.errors import Conflict, Invalid, NotFound, TooLarge
 from millrace.models import Script, Version
 from millrace.models.script import DELETED
 from millrace.paging import Position
+from millrace.retries import Policy
 from millrace.services import Services
 from millrace.triggers import Triggers
 
@@ -46,9 +47,12 @@ class NewScript:
     isolation: str = "reuse"
     max_concurrent_runs: int = 10
     egress_hosts: list[str] | None = None
+    retry: Mapping[str, Any] | None = None  # see `retries.Policy`
+    concurrency: Mapping[str, Any] | None = None  # {"key", "limit"}
     tags: Mapping[str, str] = field(default_factory=dict)
     schedule: str | None = None
     time_zone: str | None = None
+    schedule_policy: Mapping[str, Any] | None = None
     secrets: Mapping[str, str] = field(default_factory=dict)
     triggers: Triggers = field(default_factory=Triggers)
 
@@ -57,13 +61,15 @@ class NewScript:
 class Change:
     """What an update sets: `columns` of the script by name, and the rest where it is not None.
 
-    `schedule` of "" removes the schedule. `time_zone` alone moves the schedule that is there.
+    `schedule` of "" removes the schedule. `time_zone` alone moves the schedule that is there; `schedule_policy` sets
+    what it names and leaves the rest.
     """
 
     columns: Mapping[str, Any] = field(default_factory=dict)
     source: bytes | None = None
     schedule: str | None = None
     time_zone: str | None = None
+    schedule_policy: Mapping[str, Any] | None = None
     secrets: Mapping[str, str] | None = None
     triggers: Triggers | None = None
 
@@ -73,8 +79,8 @@ def create(services: Services, workspace_id: str, new: NewScript) -> Script:
     if not SLUG.fullmatch(new.slug):
         raise Invalid("id must have 3 to 63 lowercase letters, digits and hyphens, and begin and end with a letter "
                       "or digit.", field="id", value=new.slug)
-    if new.time_zone is not None and not new.schedule:
-        raise _zone_without_schedule(new.time_zone)
+    if not new.schedule:
+        _check_no_more_of_schedule(new)
     now = services.clock()
     script = Script(
         uuid=services.new_id(), workspace=workspace_id, slug=new.slug, display_name=new.display_name,
@@ -82,6 +88,7 @@ def create(services: Services, workspace_id: str, new: NewScript) -> Script:
         entry_point=new.entry_point or languages.of(new.runtime).entry_point, status=new.status, version=1,
         memory_mb=new.memory_mb, timeout_seconds=new.timeout_seconds, isolation=new.isolation,
         max_concurrent_runs=new.max_concurrent_runs, egress_hosts=new.egress_hosts, tags=dict(new.tags),
+        retry=_checked_retry(new.retry), concurrency=new.concurrency,
         created_at=now, updated_at=now,
     )
     if _exists(workspace_id, new.slug):
@@ -93,7 +100,7 @@ def create(services: Services, workspace_id: str, new: NewScript) -> Script:
             _add_version(script, 1, new.source, key, now)
             secrets.replace(services, script, new.secrets)
             triggers.replace(services, script, new.triggers)
-            schedules.replace(services, script, new.schedule or None, new.time_zone)
+            schedules.replace(services, script, new.schedule or None, new.time_zone, new.schedule_policy)
     except UNREACHABLE:
         raise  # nobody knows whether the commit was done: a script without its source would be worse than a stray one
     except Exception as error:
@@ -103,6 +110,14 @@ def create(services: Services, workspace_id: str, new: NewScript) -> Script:
             raise _taken(new.slug) from None
         raise
     return script
+
+
+def _checked_retry(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    policy = Policy.of(given)
+    if policy is None:
+        return None
+    policy.check()
+    return policy.as_json()
 
 
 def _exists(workspace_id: str, slug: str) -> bool:
@@ -149,7 +164,7 @@ def update(services: Services, script: Script, change: Change) -> Script:
 def _apply(services: Services, script: Script, change: Change) -> None:
     seen_before = [getattr(script, name) for name in _SEEN_BY_JAIL]
     for name, value in change.columns.items():
-        setattr(script, name, value)
+        setattr(script, name, _checked_retry(value) if name == "retry" else value)
     dirty = seen_before != [getattr(script, name) for name in _SEEN_BY_JAIL]
     if change.secrets is not None:
         dirty |= secrets.replace(services, script, change.secrets)
@@ -157,19 +172,24 @@ def _apply(services: Services, script: Script, change: Change) -> None:
         script.revision += 1
     if change.triggers is not None:
         triggers.replace(services, script, change.triggers)
-    if change.schedule == "" and change.time_zone is not None:
-        raise _zone_without_schedule(change.time_zone)
-    if change.schedule is not None:
-        schedules.replace(services, script, change.schedule or None, change.time_zone)
-    elif change.time_zone is not None:
-        present = schedules.of(script)
-        if present is None:
-            raise _zone_without_schedule(change.time_zone)
-        schedules.replace(services, script, present.expression, change.time_zone)
+    if change.schedule is not None or change.time_zone is not None or change.schedule_policy is not None:
+        _apply_schedule(services, script, change)
 
 
-def _zone_without_schedule(time_zone: str) -> Invalid:
-    return Invalid("time_zone has no meaning without a schedule.", field="time_zone", value=time_zone)
+def _apply_schedule(services: Services, script: Script, change: Change) -> None:
+    expression = change.schedule
+    if expression is None and (present := schedules.of(script)) is not None:
+        expression = present.expression
+    if not expression:
+        _check_no_more_of_schedule(change)
+    schedules.replace(services, script, expression or None, change.time_zone, change.schedule_policy)
+
+
+def _check_no_more_of_schedule(wanted: NewScript | Change) -> None:
+    for name in ("time_zone", "schedule_policy"):
+        value = getattr(wanted, name)
+        if value is not None:
+            raise Invalid(f"{name} has no meaning without a schedule.", field=name, value=value)
 
 
 def _check_unchanged(script: Script, expected: int) -> None:

@@ -13,6 +13,7 @@ from millrace.compiled import Compiled, place
 from millrace.database import transaction
 from millrace.errors import Conflict, Denied, Invalid, NotFound
 from millrace.models import ApiKey, Member, Workspace
+from millrace.models.script import DELETED
 from millrace.services import Services
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -40,7 +41,7 @@ def create(services: Services, workspace_id: str, name: str) -> Workspace:
                 id=workspace_id, name=name, data_key=services.keyring.new_data_key(), created_at=services.clock()
             )
     except peewee.IntegrityError:
-        raise Conflict(f"A workspace '{workspace_id}' exists already.") from None
+        raise Conflict(f"A workspace '{workspace_id}' exists already, or is still being deleted.") from None
 
 
 def bootstrap(services: Services, workspace_id: str, email: str) -> Owner:
@@ -58,7 +59,7 @@ def bootstrap(services: Services, workspace_id: str, email: str) -> Owner:
 
 def new_api_key(services: Services, workspace_id: str, name: str) -> str:
     """A new key for this workspace; the only time that its text exists."""
-    if not Workspace.select().where(Workspace.id == workspace_id).exists():
+    if not Workspace.select().where(Workspace.id == workspace_id, Workspace.status != DELETED).exists():
         raise NotFound(f"There is no workspace '{workspace_id}'.")
     public = re.sub("[^A-Za-z0-9]", "", ids.new_token(32))[:16].ljust(16, "0")
     secret = ids.new_token(32)
@@ -89,7 +90,7 @@ def authenticate(api_key: str) -> Workspace:
 _LIVE_KEY = Compiled(
     lambda: ApiKey.select(ApiKey.digest, Workspace.id, Workspace.name, Workspace.status)
     .join(Workspace)
-    .where(ApiKey.id == place("id"), ApiKey.revoked_at.is_null())
+    .where(ApiKey.id == place("id"), ApiKey.revoked_at.is_null(), Workspace.status != DELETED)
 )
 
 

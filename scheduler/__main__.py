@@ -1,4 +1,4 @@
-"""`python -m scheduler`: three threads, and a main one that waits for a signal."""
+"""`python -m scheduler`: four threads, and a main one that waits for a signal."""
 
 import logging
 import signal
@@ -25,11 +25,12 @@ def start(services: Services, stopping: threading.Event) -> list[threading.Threa
 
     Daemon threads: one that hangs in a store must not keep the process from ending. All they do is safe to cut.
     """
-    ticker = Ticker(services)
+    ticker, sweeper = Ticker(services), Sweeper(services)
     time_jobs = (Job("schedules", 1, ticker.tick), Job("delayed runs", 1, ticker.release))
     work = {
         "time": Loop(services.database, time_jobs, stopping).run,
-        "repair": Loop(services.database, Sweeper(services).jobs(), stopping).run,
+        "repair": Loop(services.database, sweeper.jobs(), stopping).run,
+        "chores": Loop(services.database, sweeper.chores(), stopping).run,
         "events": Listener(services, stopping).run,
     }
     threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in work.items()]

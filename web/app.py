@@ -11,10 +11,13 @@ from millrace.services import Services
 from millrace.settings import Settings
 from web import access_log, auth, docs, health, hooks, metrics, openapi, wire
 from web.probes import Probes
-from web.scripting import errors, events, runs, runtimes, schedules, scripts
+from web.scripting import errors, events, limits, replays, runs, runtimes, schedules, scripts
 from web.waiting import Seats
 
-_API = (scripts.blueprint, runs.blueprint, schedules.blueprint, events.blueprint, runtimes.blueprint)
+_API = (
+    scripts.blueprint, runs.blueprint, replays.blueprint, schedules.blueprint, events.blueprint, runtimes.blueprint,
+    limits.blueprint,
+)  # fmt: skip
 
 
 def main() -> Flask:

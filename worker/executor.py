@@ -3,10 +3,11 @@
 What can go wrong, and what happens then:
 
 - before the claim the run is still queued: this tries again for a while if that may help, then counts the
-  attempt, whatever went wrong, and sends the next;
+  attempt, whatever went wrong, and sends the next; an object store that is away counts for nothing, and the
+  sweeper sends the run again until it is back;
 - after the claim and before the handler, the run goes back to the queue as the next attempt;
 - after the handler was entered nobody knows what it did: the run is recorded as lost, not run again unasked;
-- the third attempt that fails is recorded as a failure of the platform;
+- the third attempt that fails so is recorded as a failure of the platform;
 - a database that does not answer: the outcome is offered again for two minutes, and a run that has not begun
   is left to the sweeper if not even the attempt can be counted.
 """
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from millrace import assignments, metrics, removal, runs
+from millrace import assignments, logs, metrics, removal, runs
 from millrace.assignments import Assignment
 from millrace.database import revive
 from millrace.errors import PlatformError, Unavailable
@@ -26,7 +27,7 @@ from millrace.observability import context
 from millrace.runs import Ending
 from millrace.services import Services
 from millrace.vault import VaultError
-from sandbox.job import Abandoned, Job, Outcome, SandboxUnavailable, Sink
+from sandbox.job import Abandoned, Job, LogLine, Outcome, SandboxUnavailable, Sink
 from worker import endings, jobs
 from worker.jobs import Gathered
 from worker.keeper import Held, Keeper, Why
@@ -52,11 +53,19 @@ class Jails(Protocol):
         """Carry the job to its end, as the sandbox promises it."""
 
 
+def _in_vain(run: Run, attempt: int) -> int:
+    """How many of its attempts up to this one did not get as far as the handler."""
+    return attempt - run.tries
+
+
 class _NotBegun(Exception):
     """The platform could not get as far as the claim; the run is still queued."""
 
-    def __init__(self, message: str, *, may_pass: bool, claim_unheard: bool = False) -> None:
+    def __init__(
+        self, message: str, *, may_pass: bool, claim_unheard: bool = False, counts: bool = True
+    ) -> None:  # fmt: skip
         super().__init__(message)
+        self.counts = counts  # whether it uses up one of the run's attempts
         self.may_pass = may_pass  # whether it is worth a wait
         self.claim_unheard = claim_unheard  # whether the run may be ours all the same
 
@@ -128,7 +137,8 @@ class Executor:
             raise _NotBegun("a secret of the script could not be opened.", may_pass=False) from error
         except PlatformError as error:
             may_pass = isinstance(error, Unavailable) and not isinstance(error, SourceMissing)
-            raise _NotBegun(str(error), may_pass=may_pass) from error
+            # A store that is away says nothing of the run, which was accepted, and finishes however long that takes.
+            raise _NotBegun(str(error), may_pass=may_pass, counts=not may_pass) from error
         except (ClaimUnheard, *DATABASE_AWAY) as error:
             revive(self._services.database)
             unheard = isinstance(error, ClaimUnheard)
@@ -142,8 +152,9 @@ class Executor:
         run = gathered.assignment.run
         held = Held(run.id, attempt)
         run_log = RunLog(
-            self._services, run.workspace_id, run.id, attempt, gathered.redactor, self._shipper, held.cancel
-        )
+            self._services, run.workspace_id, run.id, attempt, gathered.redactor, self._shipper, held.cancel,
+            logs.part_of(run.id, run.tries),
+        )  # fmt: skip
         session = Session(self._services, gathered.assignment, held, self._keeper, run_log, self._stopping)
         with self._lock:
             self._sessions.add(session)
@@ -192,13 +203,15 @@ class Executor:
         if held.why is Why.CANCELLED:
             return self._record(assignment.run, session, endings.cancelled())
         if session.reached or error.reached_handler:
+            words = "the sandbox was lost here: what the script wrote after this is missing"
+            session.log.add([LogLine(self._services.clock(), "SYSTEM", words)])
             return self._record(assignment.run, session, endings.lost())
         return self._begin_anew(assignment.run, session, str(error))
 
     def _begin_anew(self, run: Run, session: Session, reason: str) -> None:
         """Its handler was not entered, so the next attempt may have it; the last one says why there is none."""
         held = session.held
-        if held.attempt >= MAX_ATTEMPTS:
+        if _in_vain(run, held.attempt) >= MAX_ATTEMPTS:
             return self._record(run, session, endings.platform_failure(reason))
         self._keeper.remove(held)
         if not self._persist(lambda: self._release(held.run_id, held.attempt)):
@@ -222,6 +235,8 @@ class Executor:
         self._services.queue.send(run_id, attempt)
 
     def _give_up(self, run_id: str, attempt: int, trouble: _NotBegun) -> None:
+        if not trouble.counts:
+            return log.error("the run is left to the sweeper until the store answers")
         try:
             self._count(run_id, attempt, trouble)
         except DATABASE_AWAY as error:
@@ -229,11 +244,11 @@ class Executor:
             revive(self._services.database)
 
     def _count(self, run_id: str, attempt: int, trouble: _NotBegun) -> None:
-        if attempt < MAX_ATTEMPTS:
+        assignment, held = assignments.load(run_id), Held(run_id, attempt)
+        if assignment is None or _in_vain(assignment.run, attempt) < MAX_ATTEMPTS:
             self._release(run_id, attempt)
             return
-        assignment, held = assignments.load(run_id), Held(run_id, attempt)
-        if assignment is not None and self._keeper.claim(held):
+        if self._keeper.claim(held):
             self._keeper.remove(held)
             self._finish(assignment.run, attempt, endings.platform_failure(str(trouble)))
 

@@ -54,12 +54,13 @@ class RunLog:
 
     def __init__(
         self, services: Services, workspace: str, run_id: str, attempt: int, redactor: Redactor | None,
-        shipper: "Shipper", given_up: threading.Event,
+        shipper: "Shipper", given_up: threading.Event, part: logs.Part = logs.ONLY,
     ) -> None:  # fmt: skip
         self._services = services
         self._workspace = workspace
         self._run_id = run_id
         self._attempt = attempt
+        self._part = part
         self._masking = Masking(redactor, given_up)
         self._shipper = shipper
         self._given_up = given_up  # set when the run is cancelled: no line is worth a wait then
@@ -199,12 +200,14 @@ class RunLog:
         if not idle:  # that chunk may still arrive, so the chunks are joined later
             self._store_rest(())
             return Stored(None, self._chunks, self._lost + self._size)
-        if not self._chunks and self._chunk is None and self._attempt == 1 and self._size < CHUNK_BYTES:
+        # An attempt before this one may have left chunks, though it did not get as far as the handler.
+        first = self._attempt == self._part.after + 1
+        if not self._chunks and self._chunk is None and first and self._size < CHUNK_BYTES:
             return self._store_whole()
         if not self._store_rest(PAUSES):
             # The chunk that waits may have been stored.
             return Stored(None, self._chunks or int(self._chunk is not None), self._lost + self._size)
-        key = self._patiently(lambda: logs.join_chunks(self._services.objects, self._workspace, self._run_id))
+        key = self._patiently(self._join)
         return Stored(key, self._chunks, self._lost)
 
     def _leave_behind(self) -> None:
@@ -227,8 +230,14 @@ class RunLog:
 
     def _store_whole(self) -> Stored:
         text = b"".join(self._waiting)
-        key = self._patiently(lambda: logs.put_whole(self._services, self._workspace, self._run_id, text))
-        return Stored(key, 0, self._lost if key is not None else self._lost + len(text))
+        key = self._patiently(lambda: self._put_whole(text))
+        return Stored(key, int(key is None), self._lost if key is not None else self._lost + len(text))
+
+    def _put_whole(self, text: bytes) -> str:
+        return logs.put_whole(self._services, self._workspace, self._run_id, text, self._part)
+
+    def _join(self) -> str | None:
+        return logs.join_chunks(self._services.objects, self._workspace, self._run_id, self._part)
 
     def _store_rest(self, pauses: Sequence[float]) -> bool:
         for pause in (*pauses, None):

@@ -1,13 +1,15 @@
-"""millrace workspaces | keys: for the operator, straight on the database."""
+"""millrace workspaces | limits | audit | keys: for the operator, straight on the database."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 import peewee
 
-from millrace import migrations, secrets, vault, workspaces
-from millrace.cli import stores
+from millrace import audit, limits, logs, migrations, removal, secrets, vault, workspaces
+from millrace.cli import stores, terminal
 from millrace.embedded import attach
 from millrace.errors import DomainError, PlatformError
 from millrace.services import Services
@@ -35,7 +37,7 @@ def operator() -> Iterator[Services]:
 
 @click.group("workspaces")
 def workspaces_group() -> None:
-    """Make workspaces (tenants)."""
+    """Make and delete workspaces (tenants)."""
 
 
 @workspaces_group.command("create")
@@ -47,6 +49,66 @@ def create(workspace: str, email: str) -> None:
         owner = workspaces.bootstrap(services, workspace, email)
     click.echo(f"workspace  {owner.workspace}\napi key    {owner.api_key}\nemail      {owner.email}\n"
                f"password   {owner.password}")
+
+
+@workspaces_group.command("delete")
+@click.argument("workspace")
+@click.option("--yes", is_flag=True, help="Do not ask for the name again.")
+def delete(workspace: str, yes: bool) -> None:
+    """Delete a workspace with its scripts, runs, logs and files. This cannot be undone.
+
+    Nobody can use it from then on; the scheduler removes what it held within minutes.
+    """
+    if not yes and click.prompt(f"This deletes all that '{workspace}' holds. Its name again") != workspace:
+        raise click.ClickException("That is another name; nothing was deleted.")
+    with operator() as services:
+        removal.delete_workspace(services, workspace)
+    click.echo(f"deleted {workspace}")
+
+
+@click.command("limits")
+@click.argument("workspace")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
+              help="A whole number, or none: no limit, or kept for ever. Any number of times.")
+def limits_command(workspace: str, settings: tuple[str, ...]) -> None:
+    """Print a workspace's limits, or set some of them.
+
+    max_concurrent_runs, runs_per_day, stored_mb, and how many days are kept: retention_days.runs, .logs, .events,
+    .artifacts and .dead_letters.
+    """
+    wanted = dict(_setting(each) for each in settings)
+    with operator() as services:
+        chosen = limits.change(services, workspace, wanted) if wanted else limits.of(workspace)
+    for name, value in _flat(chosen.as_dict()):
+        click.echo(f"{name:<28} {'none' if value is None else value}")
+
+
+def _setting(text: str) -> tuple[str, int | str | None]:
+    name, given, value = text.partition("=")
+    if not given:
+        raise click.UsageError(f"--set takes NAME=VALUE, not '{text}'.")
+    # What is neither is refused with the rule of its limit.
+    return name, None if value == "none" else int(value) if value.isascii() and value.isdigit() else value
+
+
+def _flat(chosen: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in chosen.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield before + name, value
+
+
+@click.command("audit")
+@click.argument("workspace", required=False)
+@click.option("--last", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+def audit_command(workspace: str | None, last: int) -> None:
+    """Print who did what to a workspace, newest last; without one, to the whole platform."""
+    with operator():
+        rows, _ = audit.page(workspace, None, last)
+    for row in reversed(rows):
+        line = f"{logs.timestamp(row.at)} {row.actor} {row.action} {row.subject} {json.dumps(row.details)}"
+        click.echo(terminal.shown(line))
 
 
 @click.group("keys")

@@ -9,17 +9,19 @@ from millrace.models.workspace import Workspace
 QUEUED, RUNNING, WAITING = "queued", "running", "waiting"
 SUCCEEDED, FAILED, TIMED_OUT, CANCELLED = "succeeded", "failed", "timed_out", "cancelled"
 FINAL = (SUCCEEDED, FAILED, TIMED_OUT, CANCELLED)
+PLATFORM_ERROR = "PLATFORM_ERROR"  # the platform could not carry the run, and the script is not to blame
 WORKER_LOST = "WORKER_LOST"  # the error code of a run whose worker died while the handler ran
 
 
 class Run(Model):
     """One execution of one version.
 
-    `attempt` is the fencing token: every write of a worker names the attempt that it claimed.
-    `sent_at` is null while the run waits for a free place of its script; `available_at` is the moment
-    before which it may not start. `payload` and `result` hold JSON text; a large one lives in the object store
-    under `payload_key` or `result_key` instead. `log_chunks` without a `log_key` says that the log still has to be
-    made of its chunks.
+    `attempt` is the fencing token: every write of a worker names the attempt that it claimed. `tries` counts how often
+    the handler was entered before this attempt.
+    `sent_at` is null while the run waits for a free place; `available_at` is the moment before which it may not start,
+    and `order_at` its place in the line: that moment, less what its priority is worth.
+    `payload` and `result` hold JSON text; a large one lives in the object store under `payload_key` or `result_key`
+    instead. `log_chunks` without a `log_key` says that the log still has to be made of its chunks.
     """
 
     id = peewee.CharField(max_length=36, primary_key=True)
@@ -37,12 +39,15 @@ class Run(Model):
 
     created_at = Millis()
     available_at = Millis()
+    order_at = Millis(default=0)
+    expires_at = Millis(null=True)
     sent_at = Millis(null=True)
     started_at = Millis(null=True)
     completed_at = Millis(null=True)
     duration_ms = peewee.IntegerField(null=True)
 
     attempt = peewee.IntegerField(default=0)
+    tries = peewee.IntegerField(default=0)
     worker = peewee.CharField(max_length=80, null=True)
     lease_until = Millis(null=True)
     cancel_requested_at = Millis(null=True)
@@ -61,6 +66,9 @@ class Run(Model):
     due_at = Millis(null=True)
     delivery_id = peewee.CharField(max_length=255, null=True)
     depth = peewee.IntegerField(default=0)  # how many events lie between this run and a start from outside
+    concurrency_key = peewee.CharField(max_length=64, null=True)  # a digest: the value may be long, or personal
+    debounce_key = peewee.CharField(max_length=255, null=True)
+    replay_of = peewee.CharField(max_length=36, null=True)
 
     class Meta:
         indexes = (
@@ -79,6 +87,25 @@ class Run(Model):
 Run.add_index(
     Run.index(Run.script, Run.available_at, Run.id, name="run_waiting",
               where=Run.sent_at.is_null() & Run.completed_at.is_null())
+)
+Run.add_index(
+    Run.index(Run.script, Run.order_at, Run.id, name="run_waiting_order",
+              where=Run.sent_at.is_null() & Run.completed_at.is_null())
+)
+Run.add_index(
+    Run.index(Run.workspace, Run.sent_at, name="run_workspace_holding",
+              where=Run.sent_at.is_null(False) & Run.completed_at.is_null())
+)
+Run.add_index(
+    Run.index(Run.expires_at, name="run_expiring",
+              where=Run.expires_at.is_null(False) & Run.started_at.is_null() & Run.completed_at.is_null())
+)
+Run.add_index(
+    Run.index(Run.script, Run.debounce_key, unique=True, name="run_debounced",
+              where=Run.debounce_key.is_null(False) & Run.sent_at.is_null() & Run.completed_at.is_null())
+)
+Run.add_index(
+    Run.index(Run.workspace, Run.completed_at, name="run_completed_at", where=Run.completed_at.is_null(False))
 )
 Run.add_index(
     Run.index(Run.script, Run.sent_at, name="run_holding",
@@ -104,6 +131,47 @@ Run.add_index(
     Run.index(Run.workspace, Run.created_at, Run.id, name="run_workspace_open", where=Run.completed_at.is_null())
 )
 Run.add_index(Run.index(Run.script, Run.created_at, Run.id, name="run_script_open", where=Run.completed_at.is_null()))
+
+
+class Attempt(Model):
+    """One that ended without being the run's last. The last one is the run itself, so that most runs have none here."""
+
+    id = peewee.AutoField()
+    run = peewee.ForeignKeyField(Run, backref="attempts", index=False, on_delete="CASCADE")
+    run_id: str
+    number = peewee.IntegerField()
+    status = peewee.CharField(max_length=12)
+    worker = peewee.CharField(max_length=80, null=True)
+    started_at = Millis(null=True)
+    completed_at = Millis()
+    duration_ms = peewee.IntegerField(null=True)
+    error = peewee.TextField(null=True)
+    error_code = peewee.CharField(max_length=40, null=True)
+    error_stack = peewee.TextField(null=True)
+    log_key = peewee.CharField(max_length=200, null=True)
+    usage = Json(null=True)
+
+    class Meta:
+        indexes = ((("run", "number"), True),)
+
+
+class DeadLetter(Model):
+    """A run that the platform has given up, until a person sends it again."""
+
+    id = peewee.CharField(max_length=36, primary_key=True)
+    workspace = peewee.ForeignKeyField(Workspace, backref="dead_letters", index=False, on_delete="CASCADE")
+    workspace_id: str
+    script = peewee.ForeignKeyField(Script, backref="dead_letters", on_delete="CASCADE")
+    script_id: str
+    run = peewee.ForeignKeyField(Run, backref="dead_letters", unique=True, on_delete="CASCADE")
+    run_id: str
+    reason = peewee.CharField(max_length=300)
+    created_at = Millis()
+    redriven_at = Millis(null=True)
+    redriven_run_id = peewee.CharField(max_length=36, null=True)
+
+    class Meta:
+        indexes = ((("workspace", "created_at", "id"), False),)
 
 
 class IdempotencyKey(Model):

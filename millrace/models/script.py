@@ -32,6 +32,8 @@ class Script(Model):
     isolation = peewee.CharField(max_length=10, default="reuse")  # reuse | fresh
     max_concurrent_runs = peewee.IntegerField(default=10)
     egress_hosts = Json(null=True)  # list of host patterns; null is any public host
+    retry = Json(null=True)  # see `millrace.retries`; null is none
+    concurrency = Json(null=True)  # {"key": path in the payload, "limit": runs at once per value}
     tags = Json()
     created_at = Millis()
     updated_at = Millis()
@@ -72,7 +74,11 @@ class Secret(Model):
 
 
 class Schedule(Model):
-    """When a script runs by itself. `next_fire_at` is null when it will never fire again."""
+    """When a script runs by itself. `next_fire_at` is null when it will never fire again.
+
+    `overlap` says what becomes of a due time while an earlier run goes on, `catch_up` of those that passed while no
+    scheduler ran, within the last `catch_up_minutes`; see `millrace.schedules`.
+    """
 
     script = peewee.ForeignKeyField(Script, backref="schedules", primary_key=True, on_delete="CASCADE")
     script_id: str
@@ -80,6 +86,10 @@ class Schedule(Model):
     time_zone = peewee.CharField(max_length=64, default="UTC")
     anchor_at = Millis()  # where the clock of rate() starts
     next_fire_at = Millis(null=True, index=True)
+    overlap = peewee.CharField(max_length=10, default="allow")  # allow | skip | queue | cancel
+    catch_up = peewee.CharField(max_length=10, default="last")  # none | last | all
+    catch_up_minutes = peewee.IntegerField(default=1440)
+    paused_at = Millis(null=True)
 
 
 class Firing(Model):

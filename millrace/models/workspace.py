@@ -2,16 +2,23 @@
 
 import peewee
 
-from millrace.models.base import Millis, Model
+from millrace.models.base import Json, Millis, Model
 
 
 class Workspace(Model):
-    """The tenant. `data_key` is its key for secrets, wrapped under a master key (see `millrace.vault`)."""
+    """The tenant. `data_key` is its key for secrets, wrapped under a master key (see `millrace.vault`).
+
+    `limits` are what it may use, see `millrace.limits`; `stored_bytes` is what it held at `stored_at`, when that was
+    last measured.
+    """
 
     id = peewee.CharField(max_length=64, primary_key=True)
     name = peewee.CharField(max_length=200)
     status = peewee.CharField(max_length=20, default="ready")  # ready | suspended
     data_key = peewee.TextField()
+    limits = Json(null=True)
+    stored_bytes = peewee.BigIntegerField(null=True)
+    stored_at = Millis(null=True)
     created_at = Millis()
 
 

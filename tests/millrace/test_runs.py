@@ -112,8 +112,8 @@ def test_a_time_in_the_past_means_now(memory: Services, clock: Clock) -> None:
 class DeadQueue(MemoryQueue):
     """Notes what it was given, and takes none of it."""
 
-    def send(self, run_id: str, attempt: int) -> bool:
-        super().send(run_id, attempt)
+    def send(self, run_id: str, attempt: int, workspace: str = "") -> bool:
+        super().send(run_id, attempt, workspace)
         return False
 
 
@@ -162,13 +162,13 @@ def test_a_refused_run_leaves_no_payload(memory: Services) -> None:
 def test_a_payload_stays_when_the_commit_may_have_been_done(
     memory: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, accept = world.script(memory), runs._accept
+    script, accept = world.script(memory), runs.submitting._accept
 
     def lose_the_answer(*given: object) -> None:
         accept(*given)  # type: ignore[arg-type]
         raise peewee.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(runs, "_accept", lose_the_answer)
+    monkeypatch.setattr(runs.submitting, "_accept", lose_the_answer)
     with pytest.raises(peewee.OperationalError):
         start(memory, script, LARGE)
     assert json.loads(runs.payload_text(memory, Run.get())) == LARGE

@@ -149,7 +149,7 @@ def test_without_redis_it_goes_on_and_with_redis_it_catches_up(
     try:
         until(lambda: Run.get_or_none(Run.event_id == event.id), 40)
         with redis.Redis.from_url(own.url) as client:
-            until(lambda: client.llen("millrace:runs") == 2, repair.RESEND_AFTER_MS / 1000 + 20)
+            until(lambda: client.hlen("millrace:runs.msgs") == 2, repair.RESEND_AFTER_MS / 1000 + 20)
         assert process.child.poll() is None
         assert reload(by_schedule).sent_at > by_schedule.sent_at
         assert "Traceback" not in process.said()

@@ -5,10 +5,10 @@ from dataclasses import replace
 import peewee
 import pytest
 
-from millrace import events, logs, metrics, repair, runs
+from millrace import audit, events, limits, logs, metrics, removal, repair, runs, workspaces
 from millrace.bus import MemoryBus
 from millrace.dispatch import MemoryQueue
-from millrace.models import Event, IdempotencyKey, Run
+from millrace.models import Audit, Event, IdempotencyKey, Run, Workspace
 from millrace.services import Services
 from millrace.triggers import EventTrigger, Triggers
 from scheduler.sweeper import PATIENCE_S, Sweeper
@@ -253,7 +253,7 @@ def test_a_queue_that_hangs_is_not_asked_for_each_run(memory: Services, clock: C
     class Hanging(MemoryQueue):
         asked = 0
 
-        def send(self, run_id: str, attempt: int) -> bool:
+        def send(self, run_id: str, attempt: int, workspace: str = "") -> bool:
             self.asked += 1
             return False
 
@@ -397,8 +397,57 @@ def test_a_sweep_of_a_healthy_house_changes_nothing(memory: Services, sweeper: S
     run = running(memory)
     event = events.publish(memory, ACME, "order.created", None)
     before = [list(model.select().dicts()) for model in (Run, Event)]
-    for job in sweeper.jobs():
+    for job in (*sweeper.jobs(), *sweeper.chores()):
         job.do()
     assert before == [list(model.select().dicts()) for model in (Run, Event)]
     assert sent(memory) == [] and reload(run).status == "running"
     assert isinstance(memory.bus, MemoryBus) and memory.bus.backlog() == 1 and event.routed_at is None
+
+
+# What it says of itself, and housekeeping
+
+
+def test_a_lost_worker_is_told_of_in_metrics_and_in_its_workspaces_audit(
+    memory: Services, sweeper: Sweeper, clock: Clock, uptime: Uptime
+) -> None:
+    run = running(memory)
+    counted = metrics.repairs().labels("worker_lost")._value.get()
+    for _ in range(3):
+        sweeper.end_lost()
+        pass_time(clock, uptime, 16)
+    assert metrics.repairs().labels("worker_lost")._value.get() == counted + 1
+    (row,), _ = audit.page(ACME, None, 10)
+    assert (row.actor, row.action, row.subject) == ("sweeper", "run.worker_lost", run.id)
+    assert row.details == {"attempt": 1}
+
+
+def test_other_repairs_are_told_of_to_the_operator(memory: Services, sweeper: Sweeper, clock: Clock) -> None:
+    for _ in range(2):
+        world.start(memory, world.script(memory, f"s-{memory.new_id()}"))
+    sent(memory)
+    clock.forward(s=60)
+    counted = metrics.repairs().labels("message_lost")._value.get()
+    sweeper.resend()
+    sweeper.resend()
+    assert metrics.repairs().labels("message_lost")._value.get() == counted + 2
+    (row,) = Audit.select()
+    assert (row.workspace_id, row.actor, row.action) == (None, "sweeper", "repair.message_lost")
+    assert row.details == {"count": 2}
+
+
+def test_its_jobs_remove_what_is_old_measure_what_is_left_and_empty_deleted_workspaces(
+    memory: Services, sweeper: Sweeper, clock: Clock
+) -> None:
+    script = world.script(memory)
+    world.finish(memory, world.start(memory, script, "x" * runs.INLINE_LIMIT))
+    workspaces.create(memory, "gone", "gone")
+    removal.delete_workspace(memory, "gone")
+    clock.forward(ms=91 * limits.DAY_MS)
+    jobs = {job.name: job for job in sweeper.chores()}
+    for name in ("old history", "stored bytes", "deleted workspaces"):
+        while jobs[name].do() is not None:
+            pass
+    assert Run.select().count() == 0
+    (left,) = Workspace.select()
+    assert (left.id, left.stored_bytes) == (ACME, len(b"exports.handler = () => 1\n"))
+    assert metrics.retention_removed().labels(kind="runs")._value.get() >= 1

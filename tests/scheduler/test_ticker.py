@@ -1,5 +1,8 @@
 """Due times and delays."""
 
+import pytest
+
+from millrace import schedules
 from millrace.models import Run
 from millrace.services import Services
 from scheduler.ticker import SHORTEST_S, Ticker
@@ -86,3 +89,22 @@ def test_a_scheduler_that_starts_after_the_clock_was_set_back_sees_to_it(memory:
     clock.forward(ms=-365 * 24 * 60 * MINUTE)
     wait = Ticker(memory).tick()
     assert wait is not None and wait <= 60
+
+
+def test_a_tick_that_has_more_to_make_up_for_comes_again_at_once(
+    memory: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedules, "BATCH", 2)
+    ticker = Ticker(memory, Uptime(clock))
+    world.script(memory, schedule="rate(1 minute)", schedule_policy={"catch_up": "all"})
+    clock.forward(ms=5 * MINUTE)
+    assert [ticker.tick() for _ in range(3)] == [SHORTEST_S, SHORTEST_S, 60.0]
+    assert Run.select().count() == 5
+
+
+def test_a_paused_schedule_does_not_call_the_ticker(memory: Services, clock: Clock) -> None:
+    ticker = Ticker(memory, Uptime(clock))
+    schedules.pause(memory, world.script(memory, schedule="rate(1 minute)"))
+    clock.forward(ms=5 * MINUTE)
+    assert ticker.tick() is None
+    assert Run.select().count() == 0

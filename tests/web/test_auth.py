@@ -104,6 +104,9 @@ def test_anothers_account_answers_as_one_that_does_not_exist(client: Client, bob
         ("GET", "/scripts/{id}/versions/1/diff?against=1", None),
         ("POST", "/scripts/{id}/rollback", {"version": 1}),
         ("GET", "/scripts/{id}/schedule", None),
+        ("POST", "/scripts/{id}/schedule/pause", None),
+        ("POST", "/scripts/{id}/schedule/resume", None),
+        ("POST", "/scripts/{id}/schedule/backfill", {"from": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"}),
         ("GET", "/runs?script_id={id}", None),
     ],
 )

@@ -9,8 +9,12 @@ from flask import Flask
 from tests.web.conftest import API
 
 EXTENSION_OPERATIONS = {
+    ("get", "/limits"), ("get", "/audit"), ("get", "/dead-letters"), ("post", "/dead-letters/{letter_id}/redrive"),
+    ("post", "/runs/replay"), ("post", "/scripts/{script_id}/runs/{run_id}/replay"),
+    ("get", "/scripts/{script_id}/runs/{run_id}/attempts"),
     ("get", "/runs"), ("post", "/events"), ("get", "/events"), ("get", "/events/{event_id}"),
-    ("get", "/scripts/{script_id}/schedule"),
+    ("get", "/scripts/{script_id}/schedule"), ("post", "/scripts/{script_id}/schedule/pause"),
+    ("post", "/scripts/{script_id}/schedule/resume"), ("post", "/scripts/{script_id}/schedule/backfill"),
     ("get", "/scripts/{script_id}/versions"), ("get", "/scripts/{script_id}/versions/{number}/diff"),
     ("post", "/scripts/{script_id}/rollback"), ("post", "/scripts/{script_id}/runs/{run_id}/cancel"),
     ("get", "/scripts/{script_id}/runs/{run_id}/result"), ("get", "/scripts/{script_id}/runs/{run_id}/artifacts"),
@@ -72,11 +76,14 @@ def test_fields_that_smartsuite_does_not_have_are_marked(document: dict[str, Any
         for field, shape in schemas[name]["properties"].items()
         if shape.get("x-extension")
     }
-    both = {"time_zone", "isolation", "max_concurrent_runs", "egress_hosts", "triggers"}
+    both = {"time_zone", "schedule_policy", "isolation", "max_concurrent_runs", "egress_hosts", "triggers", "retry",
+            "concurrency"}  # fmt: skip
+    execute = {"delay_seconds", "run_at", "priority", "expires_after", "debounce"}
+    run = {"error_code", "error_stack", "waiting_reason", "waiting_place", "attempt", "replay_of", "usage"}
     assert marked == {
         *(f"ScriptCreate.{field}" for field in both), *(f"ScriptUpdate.{field}" for field in {*both, "status"}),
-        *(f"Script.{field}" for field in both), "Execute.delay_seconds", "Execute.run_at", "Run.error_code",
-        "Run.error_stack", "Run.waiting_reason", "Run.usage",
+        *(f"Script.{field}" for field in both), *(f"Execute.{field}" for field in execute),
+        *(f"Run.{field}" for field in run),
     }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ FIELDS = {
     "started_at", "completed_at", "duration_ms", "error", "result_summary", "logs_s3_key", "output_s3_key", "caller_ip",
     "created_at",
 }  # fmt: skip
-EXTENSIONS = {"error_code", "error_stack", "waiting_reason", "usage"}
+EXTENSIONS = {"error_code", "error_stack", "waiting_reason", "waiting_place", "attempt", "replay_of", "usage"}
 
 
 def test_async_answers_202_once_the_run_is_stored(client: Client, hello: Script) -> None:
@@ -149,7 +149,7 @@ _BROKEN: list[tuple[str, Any]] = [
     ("caller_ip", "localhost"), ("caller_ip", ""), ("caller_ip", "1.2.3"), ("caller_ip", "fe80::1%eth0"),
     ("caller_ip", 5), ("delay_seconds", -1), ("delay_seconds", "5"), ("delay_seconds", 10**9),
     ("run_at", "tomorrow"), ("run_at", "2030-01-01T00:00:00"), ("run_at", 5), ("run_at", "9999-12-31T00:00:00Z"),
-    ("priority", 1), ("callback_url", "https://x"), ("debounce", 1),
+    ("priority", "1"), ("callback_url", "https://x"), ("debounce", 1),
 ]  # fmt: skip
 
 
@@ -258,7 +258,8 @@ def test_a_run_shows_every_field(client: Client, hello: Script, services: Servic
         "caller_ip": "", "created_at": logs.timestamp(run.created_at), "started_at": logs.timestamp(run.started_at),
         "completed_at": logs.timestamp(run.completed_at), "duration_ms": 5, "error": None, "error_code": None,
         "error_stack": None, "result_summary": {"keys": ["x"]}, "logs_s3_key": "logs/alice/x.log",
-        "output_s3_key": None, "waiting_reason": None, "usage": {"cpu_ms": 4},
+        "output_s3_key": None, "waiting_reason": None, "waiting_place": None, "attempt": 1, "replay_of": None,
+        "usage": {"cpu_ms": 4},
     }  # fmt: skip
     assert client.get("/scripts/hello/runs").json == {"runs": [shown], "next_cursor": None}
     assert client.get("/runs").json == {"runs": [shown], "next_cursor": None}
@@ -355,7 +356,7 @@ def test_waiting_runs_say_what_they_wait_for(client: Client, services: Services,
     page = client.get("/runs").json
     assert page is not None
     reasons = {each["id"]: each["waiting_reason"] for each in page["runs"]}
-    assert reasons[first.id] is None
+    assert reasons[first.id] == "waits for a free worker"
     assert reasons[second.id] == client.get(f"/scripts/hello/runs/{second.id}").json["waiting_reason"]  # type: ignore[index]
     assert "1 of 1" in reasons[second.id]
 

@@ -16,7 +16,10 @@ FIELDS = {
     "script_s3_key", "entry_point", "status", "memory_mb", "timeout_seconds", "ephemeral_storage_mb", "schedule",
     "secrets", "tags", "created_at", "updated_at",
 }  # fmt: skip
-EXTENSIONS = {"time_zone", "isolation", "max_concurrent_runs", "egress_hosts", "triggers"}
+EXTENSIONS = {
+    "retry", "concurrency", "time_zone", "schedule_policy", "isolation", "max_concurrent_runs", "egress_hosts",
+    "triggers",
+}  # fmt: skip
 
 
 def test_create_answers_201_with_the_whole_resource(client: Client, services: Services, alice: Tenant) -> None:
@@ -33,7 +36,9 @@ def test_create_answers_201_with_the_whole_resource(client: Client, services: Se
         "script_version": 1, "script_s3_key": made["script_s3_key"], "entry_point": "exports.handler",
         "status": "active", "memory_mb": 256, "timeout_seconds": 30, "ephemeral_storage_mb": 32, "schedule": None,
         "secrets": {}, "tags": {}, "created_at": made["created_at"], "updated_at": made["created_at"],
-        "time_zone": None, "isolation": "reuse", "max_concurrent_runs": 10, "egress_hosts": None, "triggers": {},
+        "time_zone": None, "schedule_policy": None, "isolation": "reuse", "max_concurrent_runs": 10,
+        "egress_hosts": None, "triggers": {},
+        "retry": None, "concurrency": None,
     }  # fmt: skip
     assert services.objects.get(made["script_s3_key"]) == factories.SOURCE
     assert made["created_at"].endswith("Z")

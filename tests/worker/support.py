@@ -22,12 +22,14 @@ WORKSPACE = "acme"
 HELLO = b"exports.handler = async (payload) => ({hello: payload.name});"
 
 
-def new_script(services: Services, source: bytes = HELLO, slug: str = "hello", **options: Any) -> Script:
-    """An active script in the workspace `acme`, which is made if need be."""
-    if Workspace.get_or_none(Workspace.id == WORKSPACE) is None:
-        workspaces.create(services, WORKSPACE, "Acme")
+def new_script(
+    services: Services, source: bytes = HELLO, slug: str = "hello", owner: str = WORKSPACE, **options: Any
+) -> Script:
+    """An active script in a workspace, `acme` unless said, which is made if need be."""
+    if Workspace.get_or_none(Workspace.id == owner) is None:
+        workspaces.create(services, owner, owner.title())
     new = scripts.NewScript(slug=slug, display_name=slug, source=source, **{"runtime": "nodejs20", **options})
-    return scripts.create(services, WORKSPACE, new)
+    return scripts.create(services, owner, new)
 
 
 def submit(services: Services, script: Script, payload: Any = None, **options: Any) -> Run:

@@ -1,5 +1,6 @@
 """A worker within the test: Dramatiq's threads on the real broker, with jails that do as they are told."""
 
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -96,6 +97,32 @@ def test_no_more_messages_are_taken_than_there_are_threads(services: Services, s
         assert messages(services) == 3
         release.set()
         assert {runs.await_end(services, run.id, 15).status for run in accepted} == {"succeeded"}
+
+
+def test_a_tenant_with_a_single_run_waits_for_one_of_a_busy_tenants_runs_to_end(
+    services: Services, start: Starter
+) -> None:
+    """The busy one has as many scripts as it likes: its places do not count, only the workers that it takes."""
+    begun: queue.Queue[str] = queue.Queue()
+    go_on = threading.Semaphore(0)
+
+    def behave(job: Job, sink: Sink, cancel: threading.Event) -> Outcome:
+        begun.put(job.run_id)
+        assert go_on.acquire(timeout=30)
+        return outcome()
+
+    with start(FakeJails(behave), threads=2):
+        for number in range(10):
+            script = new_script(services, slug=f"busy-{number}", max_concurrent_runs=100)
+            for _ in range(20):
+                submit(services, script)
+        taken = {begun.get(timeout=15) for _ in range(2)}
+        quiet = new_script(services, owner="quiet")
+        single = runs.submit(services, runs.Order("quiet", quiet.uuid, None, "api")).run
+        go_on.release()
+        assert begun.get(timeout=15) == single.id not in taken
+        for _ in range(300):
+            go_on.release()
 
 
 def test_after_the_stop_no_message_is_begun_and_what_runs_may_end(services: Services, start: Starter) -> None:

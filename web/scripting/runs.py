@@ -76,11 +76,15 @@ def _order(script: Script, body: dict[str, Any], key: str | None) -> runs.Order:
         available_at = wire.services().clock() + body["delay_seconds"] * 1000
     elif "run_at" in body:
         available_at = words.millis(body["run_at"])
+    elif "debounce" in body:
+        available_at = wire.services().clock() + body["debounce"]["seconds"] * 1000
     return runs.Order(
         workspace=script.workspace_id, script=script.uuid, payload=body["payload"],
         trigger=words.CALLER_TRIGGERS[body["trigger_type"]], mode=body["mode"],
         caller_ip=body.get("caller_ip") or request.remote_addr or "", available_at=available_at,
         idempotency_key=key, request_digest=runs.digest(wire.body(request)) if key else "",
+        priority=body.get("priority", 0), expires_after_s=body.get("expires_after"),
+        debounce_key=body["debounce"]["key"] if "debounce" in body else None,
     )  # fmt: skip
 
 
@@ -143,13 +147,16 @@ def _reasons(rows: Sequence[Run]) -> dict[str, str | None]:
     now = wire.services().clock()
     for_a_place: dict[str, str | None] = {}
     reasons: dict[str, str | None] = {}
+    bounds: dict[str, admission.Bounds] = {}
     for row in rows:
         waits_for_a_place = row.status == QUEUED and row.sent_at is None and row.available_at <= now
-        if waits_for_a_place and row.script_id in for_a_place:
+        if waits_for_a_place and row.concurrency_key is None and row.script_id in for_a_place:
             reasons[row.id] = for_a_place[row.script_id]
             continue
-        reasons[row.id] = admission.waiting_reason(row, row.script, now)
-        if waits_for_a_place:
+        if waits_for_a_place and row.script_id not in bounds:
+            bounds[row.script_id] = runs.bounds_of(row.script)
+        reasons[row.id] = admission.waiting_reason(row, row.script, now, bounds.get(row.script_id, admission.NO_BOUNDS))
+        if waits_for_a_place and row.concurrency_key is None:
             for_a_place[row.script_id] = reasons[row.id]
     return reasons
 
@@ -159,7 +166,10 @@ def _reasons(rows: Sequence[Run]) -> dict[str, str | None]:
 def get_run(script_id: str, run_id: str) -> dict[str, Any]:
     """Read a run"""
     script, run = lookup.run(script_id, run_id)
-    return shown(run, script, admission.waiting_reason(run, script, wire.services().clock()))
+    now = wire.services().clock()
+    waits = run.status == QUEUED
+    reason = admission.waiting_reason(run, script, now, runs.bounds_of(script)) if waits else None
+    return shown(run, script, reason) | {"waiting_place": admission.waiting_place(run, now)}
 
 
 @blueprint.route("/scripts/<script_id>/runs/<run_id>/result")
@@ -277,5 +287,8 @@ def shown(run: Run, script: Script, waiting_reason: str | None) -> dict[str, Any
         "logs_s3_key": run.log_key,
         "output_s3_key": run.result_key,
         "waiting_reason": waiting_reason,
+        "waiting_place": None,
+        "attempt": run.attempt,
+        "replay_of": run.replay_of,
         "usage": run.usage,
     }

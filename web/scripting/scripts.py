@@ -11,7 +11,7 @@ from millrace.errors import Detail, Invalid
 from millrace.models import Runtime, Script
 from millrace.triggers import EventTrigger, HttpTrigger, Triggers
 from web import wire
-from web.scripting import PREFIX, cursors, lookup, schemas, words
+from web.scripting import PREFIX, cursors, lookup, schedules, schemas, words
 
 blueprint = wire.Blueprint("Scripts", __name__, url_prefix=PREFIX, description="Code with its configuration.")
 
@@ -24,7 +24,7 @@ _CONFLICTS = (
 # What a request and a script's row call by the same name.
 _COLUMNS = (
     "display_name", "description", "entry_point", "memory_mb", "timeout_seconds", "status", "isolation",
-    "max_concurrent_runs", "egress_hosts", "tags",
+    "max_concurrent_runs", "egress_hosts", "tags", "retry", "concurrency",
 )  # fmt: skip
 
 
@@ -42,7 +42,8 @@ def create_script(body: dict[str, Any]) -> dict[str, Any]:
     runtime = runtimes.choose(body["runtime"])
     source = checks.decode_content(body["script_content"], body["script_hash"])
     _check(source, runtime, body.get("entry_point") or languages.of(runtime.name).entry_point)
-    given = {name: body[name] for name in (*_COLUMNS, "runtime", "time_zone", "secrets") if name in body}
+    names = (*_COLUMNS, "runtime", "time_zone", "schedule_policy", "secrets")
+    given = {name: body[name] for name in names if name in body}
     new = scripts.NewScript(
         slug=body["id"],
         source=source,
@@ -90,6 +91,7 @@ def update_script(body: dict[str, Any], script_id: str) -> dict[str, Any]:
         source=_changed_source(script, body),
         schedule=(body["schedule"] or "") if "schedule" in body else None,
         time_zone=body.get("time_zone"),
+        schedule_policy=body.get("schedule_policy"),
         secrets=body.get("secrets"),
         triggers=_triggers(body["triggers"]) if "triggers" in body else None,
     )
@@ -218,6 +220,7 @@ def shown(of: overview.Overview) -> dict[str, Any]:
         "ephemeral_storage_mb": script.ephemeral_storage_mb,
         "schedule": of.schedule and of.schedule.expression,
         "time_zone": of.schedule and of.schedule.time_zone,
+        "schedule_policy": of.schedule and schedules.policy(of.schedule),
         "secrets": of.secrets,
         "triggers": of.triggers,
         "created_at": words.time(script.created_at),

@@ -2,6 +2,18 @@
 
 from web.scripting.schemas.common import ErrorBody, ErrorDetail, ErrorEnvelope, PageQuery
 from web.scripting.schemas.events import Event, EventPage, EventQuery, EventRun, Publish, Published
+from web.scripting.schemas.limits import AuditPage, Deed, Limits, LimitsAndUsage, RetentionDays, Usage
+from web.scripting.schemas.replays import (
+    Attempt,
+    Attempts,
+    DeadLetter,
+    DeadLetterPage,
+    DeadLetterQuery,
+    Replayed,
+    ReplayedMany,
+    ReplayMany,
+    ReplayQuery,
+)
 from web.scripting.schemas.runs import (
     Artifact,
     Artifacts,
@@ -15,7 +27,15 @@ from web.scripting.schemas.runs import (
     TailHeaders,
 )
 from web.scripting.schemas.runtimes import Library, Runtime
-from web.scripting.schemas.schedules import Firing, ScheduleShown
+from web.scripting.schemas.schedules import (
+    Backfill,
+    Backfilled,
+    Firing,
+    SchedulePolicy,
+    SchedulePolicyShown,
+    ScheduleQuery,
+    ScheduleShown,
+)
 from web.scripting.schemas.scripts import (
     DiffQuery,
     EventTrigger,
@@ -35,6 +55,15 @@ from web.scripting.schemas.scripts import (
 __all__ = [
     "Artifact",
     "Artifacts",
+    "Attempt",
+    "Attempts",
+    "AuditPage",
+    "Backfill",
+    "Backfilled",
+    "DeadLetter",
+    "DeadLetterPage",
+    "DeadLetterQuery",
+    "Deed",
     "DiffQuery",
     "ErrorBody",
     "ErrorDetail",
@@ -51,15 +80,25 @@ __all__ = [
     "HttpTrigger",
     "HttpTriggerShown",
     "Library",
+    "Limits",
+    "LimitsAndUsage",
     "Logs",
     "PageQuery",
     "Publish",
     "Published",
+    "ReplayMany",
+    "ReplayQuery",
+    "Replayed",
+    "ReplayedMany",
+    "RetentionDays",
     "Rollback",
     "Run",
     "RunPage",
     "RunQuery",
     "Runtime",
+    "SchedulePolicy",
+    "SchedulePolicyShown",
+    "ScheduleQuery",
     "ScheduleShown",
     "Script",
     "ScriptCreate",
@@ -68,6 +107,7 @@ __all__ = [
     "TailHeaders",
     "Triggers",
     "TriggersShown",
+    "Usage",
     "Version",
     "VersionPage",
 ]

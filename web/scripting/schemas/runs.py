@@ -6,10 +6,29 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from web.scripting import words
-from web.scripting.fields import Number, Object, Text, a_time, an_id, described, extension, is_address, one_of
+from web.scripting.fields import (
+    Number,
+    Object,
+    Text,
+    a_time,
+    an_id,
+    described,
+    extension,
+    is_address,
+    one_of,
+)
 from web.scripting.schemas.common import PageQuery
 
 MAX_DELAY_S = 366 * 24 * 3600
+MAX_PRIORITY_S = 24 * 3600
+_ASYNC_ONLY = ("delay_seconds", "run_at", "priority", "expires_after", "debounce")
+
+
+class Debounce(Schema):
+    """A call with the same key takes the place of one that still waits, and starts the wait anew."""
+
+    key = Text(required=True, validate=validate.Length(1, 255))
+    seconds = Number(1, 3600, required=True, metadata=described("How long to wait for another call."))
 
 
 class Execute(Schema):
@@ -27,13 +46,24 @@ class Execute(Schema):
         format="iso", metadata=extension("Async only, instead of delay_seconds: start at this time, with its zone.")
     )
 
+    priority = Number(
+        -MAX_PRIORITY_S,
+        MAX_PRIORITY_S,
+        metadata=extension("Async only: ahead of runs of the script that wait up to so many seconds longer."),
+    )
+    expires_after = Number(
+        1, MAX_DELAY_S, metadata=extension("Async only: given up when it has not started so many seconds after due.")
+    )
+    debounce = fields.Nested(Debounce, metadata=extension("Async only: one run for a burst of calls."))
+
     @validates_schema
     def _only_async(self, data: Mapping[str, Any], **_: Any) -> None:
-        given = [name for name in ("delay_seconds", "run_at") if name in data]
+        given = [name for name in _ASYNC_ONLY if name in data]
         if given and data.get("mode") == "sync":
-            raise ValidationError("Only an async execution can start later.", given[0])
-        if len(given) > 1:
-            raise ValidationError("Can't be given together with delay_seconds.", "run_at")
+            raise ValidationError("Only an async execution can have it.", given[0])
+        starts = [name for name in ("delay_seconds", "run_at", "debounce") if name in data]
+        if len(starts) > 1:
+            raise ValidationError(f"Can't be given together with {starts[0]}.", starts[1])
 
 
 class ExecuteHeaders(Schema):
@@ -89,6 +119,13 @@ class Run(Schema):
     waiting_reason = fields.String(
         required=True, allow_none=True, metadata=extension("Why a pending run is not on its way, for a person.")
     )
+    waiting_place = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata=extension("Its place in the line of its script, from 1, if it waits there; not in lists."),
+    )
+    attempt = fields.Integer(required=True, metadata=extension("The latest attempt, from 1; 0 before the first."))
+    replay_of = fields.String(required=True, allow_none=True, metadata=extension("The run whose input it has."))
     usage = fields.Dict(
         required=True, allow_none=True, metadata=extension("What the run used: memory, cpu time, and so on.")
     )

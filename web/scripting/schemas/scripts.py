@@ -5,8 +5,9 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from millrace import checks, scripts, secrets, triggers
+from millrace import checks, retries, scripts, secrets, triggers
 from web.scripting.fields import Number, Object, Text, a_time, an_id, described, extension, is_host, one_of
+from web.scripting.schemas.schedules import SchedulePolicy, SchedulePolicyShown
 
 _SLUG = f"^{scripts.SLUG.pattern}$"
 _MAX_CONTENT = checks.MAX_SOURCE_BYTES * 2 + 1024  # longer base64 can't hold an allowed source
@@ -61,6 +62,35 @@ class TriggersShown(Schema):
     http = fields.Nested(HttpTriggerShown)
 
 
+class Retry(Schema):
+    """When a run that failed is tried again."""
+
+    count = Number(1, retries.MOST, required=True, metadata=described("How often at most."))
+    delay_seconds = Number(0, retries.LONGEST_S, load_default=2, metadata=described("Before the first retry."))
+    factor = Number(1, 10, load_default=2, metadata=described("By which the delay grows with each retry."))
+    max_delay_seconds = Number(0, retries.LONGEST_S, load_default=600)
+    jitter = fields.Boolean(
+        load_default=True, truthy={True}, falsy={False}, metadata=described("Takes up to half of each delay away.")
+    )
+    on = fields.List(
+        Text(validate=validate.Length(1, 200)),
+        load_default=lambda: list(retries.KINDS),
+        validate=validate.Length(1, 20),
+        metadata=described("`failed`, `timed_out`, `worker_lost`, or names of errors.", example=["AxiosError"]),
+    )
+
+
+class Concurrency(Schema):
+    """Runs that have the same value in their payload share places."""
+
+    key = Text(
+        required=True,
+        validate=validate.Regexp(r"^[A-Za-z0-9_$-]{1,64}(\.[A-Za-z0-9_$-]{1,64}){0,9}$", error="Must match {regex}."),
+        metadata=described("Names in the payload, with dots between them.", example="customer.id"),
+    )
+    limit = Number(1, 1000, load_default=1, metadata=described("Runs at once for each value."))
+
+
 class _ScriptFields(Schema):
     """What create and update have in common."""
 
@@ -94,12 +124,21 @@ class _ScriptFields(Schema):
         validate=validate.Length(1, 64),
         metadata=extension("IANA time zone of the schedule; UTC unless said.", example="Europe/Zurich"),
     )
+    schedule_policy = fields.Nested(
+        SchedulePolicy, metadata=extension("What becomes of due times that overlap or were missed.")
+    )
     isolation = Text(
         validate=one_of(*scripts.ISOLATION),
         metadata=extension("`reuse` may run a version again in the jail of its last run; `fresh` never does."),
     )
     max_concurrent_runs = Number(
         *scripts.MAX_CONCURRENT_RUNS, metadata=extension("Runs at once; the others wait. 10 unless said.")
+    )
+    retry = fields.Nested(
+        Retry, allow_none=True, metadata=extension("Whether a run that failed is tried again. null: it is not.")
+    )
+    concurrency = fields.Nested(
+        Concurrency, allow_none=True, metadata=extension("Limits runs at once by a value of the payload.")
     )
     egress_hosts = fields.List(
         Text(validate=[validate.Length(1, 253), is_host]),
@@ -192,7 +231,12 @@ class Script(Schema):
     time_zone = fields.String(
         required=True, allow_none=True, metadata=extension("The schedule's zone; null without a schedule.")
     )
+    schedule_policy = fields.Nested(
+        SchedulePolicyShown, required=True, allow_none=True, metadata=extension("See create; null without a schedule.")
+    )
     isolation = fields.String(required=True, validate=one_of(*scripts.ISOLATION), metadata=extension("See create."))
+    retry = fields.Nested(Retry, required=True, allow_none=True, metadata=extension("Its retry policy."))
+    concurrency = fields.Nested(Concurrency, required=True, allow_none=True, metadata=extension("Places by key."))
     max_concurrent_runs = fields.Integer(required=True, metadata=extension("See create."))
     egress_hosts = fields.List(fields.String(), required=True, allow_none=True, metadata=extension("See create."))
     triggers = fields.Nested(TriggersShown, required=True, metadata=extension("See create; without secrets."))

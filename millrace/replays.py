@@ -1,0 +1,71 @@
+"""Running again what ran before: one run, many by filter, or a dead letter."""
+
+import json
+from dataclasses import replace
+
+from millrace import history, runs
+from millrace.errors import Conflict, NotFound
+from millrace.history import Filter
+from millrace.models import DeadLetter, Run, Version
+from millrace.models.run import FINAL
+from millrace.runs import Order, Submitted
+from millrace.services import Services
+
+MOST = 1_000
+"""Runs that are replayed at one go."""
+
+
+def replay(services: Services, run: Run, *, same_version: bool, caller_ip: str = "") -> Submitted:
+    """A new run with the input of one that is over, on its version or on the current one.
+
+    Raises Conflict while the run goes on, and what `runs.submit` raises.
+    """
+    return runs.submit(services, _order(services, run, same_version=same_version, caller_ip=caller_ip))
+
+
+def replay_many(
+    services: Services, workspace_id: str, wanted: Filter, *, same_version: bool, caller_ip: str = "", limit: int = MOST
+) -> list[str]:
+    """Replay the runs that match and are over, the oldest first, at most `limit`. Returns the new runs' ids.
+
+    A run that was replayed before is replayed again: whoever wants that not asks for a time range.
+    """
+    found = list(history.oldest(workspace_id, replace(wanted, statuses=wanted.statuses or FINAL), min(limit, MOST)))
+    # A list has no payloads, and a run may have been deleted since.
+    whole = (Run.get_or_none(Run.id == run.id) for run in found)
+    return [
+        replay(services, run, same_version=same_version, caller_ip=caller_ip).run.id
+        for run in whole
+        if run is not None and run.status in FINAL
+    ]
+
+
+def redrive(services: Services, letter: DeadLetter, *, caller_ip: str = "") -> Run:
+    """A new run for a dead letter, on the current version. Raises Conflict when it was sent again before."""
+    run = Run.get_by_id(letter.run_id)
+
+    def because(started: Run) -> None:
+        ours = DeadLetter.update(redriven_at=services.clock(), redriven_run_id=started.id).where(
+            DeadLetter.id == letter.id, DeadLetter.redriven_at.is_null()
+        )
+        if not ours.execute():
+            raise Conflict(f"Dead letter '{letter.id}' was sent again before.")
+
+    order = _order(services, run, same_version=False, caller_ip=caller_ip)
+    return runs.submit(services, order, because).run
+
+
+def _order(services: Services, run: Run, *, same_version: bool, caller_ip: str) -> Order:
+    if run.status not in FINAL:
+        raise Conflict(f"Run '{run.id}' goes on; it can be replayed once it is over.")
+    if same_version and not _exists(run.script_id, run.version):
+        raise NotFound(f"Version {run.version} of the script is gone.")
+    return Order(
+        workspace=run.workspace_id, script=run.script_id, payload=json.loads(runs.payload_text(services, run)),
+        trigger="manual", caller_ip=caller_ip, version=run.version if same_version else None, replay_of=run.id,
+        depth=run.depth,
+    )  # fmt: skip
+
+
+def _exists(script_uuid: str, number: int) -> bool:
+    return bool(Version.select().where(Version.script == script_uuid, Version.number == number).exists())
