@@ -6,7 +6,6 @@ counter to repair.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -25,7 +24,7 @@ WAITING = Run.sent_at.is_null() & Run.completed_at.is_null()
 SERIAL = "serial"
 """The key of runs that wait for each other, whatever the script's own keys are."""
 LOOKED_AT = 1_000
-"""Of those that wait for a key, so many are looked at to find one whose key is free."""
+"""Of those whose key has a place, so many are looked at: they may be more of one key than it has places."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +81,16 @@ def admit_waiting(script: Script, now: int, bounds: Bounds = NO_BOUNDS) -> list[
         free = min(free, bounds.workspace_runs - held_in_workspace(script.workspace_id))
     if free <= 0:
         return []
-    line = _in_line(script, now).limit(free)
-    chosen = list(line)
+    line = _in_line(script, now)
+    chosen = list(line.limit(free))
     if any(run.concurrency_key for run in chosen):
-        chosen = _with_free_keys(list(line.limit(LOOKED_AT)), free, script, bounds.per_key)
+        chosen = _with_free_keys(line, free, script, bounds.per_key)
     if chosen:
         Run.update(sent_at=now).where(Run.id.in_([run.id for run in chosen])).execute()
     return [(run.id, run.attempt + 1) for run in chosen]
 
 
-def _with_free_keys(line: Sequence[Run], free: int, script: Script, per_key: int) -> list[Run]:
+def _with_free_keys(line: "peewee.ModelSelect[Run]", free: int, script: Script, per_key: int) -> list[Run]:
     """The first in line whose key has a place: one whose key has none keeps nobody of another key waiting."""
     rows: Any = (
         Run.select(Run.concurrency_key, peewee.fn.COUNT(Run.id))
@@ -99,8 +98,10 @@ def _with_free_keys(line: Sequence[Run], free: int, script: Script, per_key: int
         .group_by(Run.concurrency_key).tuples()
     )  # fmt: skip
     taken: Counter[str] = Counter(dict(rows.execute()))
+    full = [key for key, count in taken.items() if count >= places_of_key(key, per_key)]
+    fits = Run.concurrency_key.is_null() | Run.concurrency_key.not_in(full)
     chosen: list[Run] = []
-    for run in line:
+    for run in line.where(fits).limit(LOOKED_AT):
         key = run.concurrency_key
         if key is not None:
             if taken[key] >= places_of_key(key, per_key):
@@ -118,7 +119,11 @@ def places_of_key(key: str, per_key: int) -> int:
 
 
 def scripts_with_place(now: int, limit: int) -> list[str]:
-    """Scripts (uuid) that have a free place and a run that waits for one and is due."""
+    """Scripts (uuid) that have a free place and a run that waits for one and is due, in no order.
+
+    Other ones each time, if there are more than `limit`: those whose runs wait for a key or for their workspace stay,
+    and must not hide the others.
+    """
     holder = Run.alias()
     places = holder.select(peewee.fn.COUNT(holder.id)).where(
         holder.script == Script.uuid, holder.sent_at.is_null(False), holder.completed_at.is_null()
@@ -127,7 +132,7 @@ def scripts_with_place(now: int, limit: int) -> list[str]:
     rows = Script.select(Script.uuid).where(
         Script.uuid.in_(waiting), Script.status != DELETED, places < Script.max_concurrent_runs
     )
-    return [script.uuid for script in rows.limit(limit)]
+    return [script.uuid for script in rows.order_by(peewee.fn.RANDOM()).limit(limit)]
 
 
 def scripts_waiting_in(workspace_id: str, now: int, limit: int) -> list[str]:

@@ -100,3 +100,7 @@ class PlatformError(Exception):
 
 class Unavailable(PlatformError):
     """A store or service did not answer in time, or answered that it cannot."""
+
+
+class Missing(Unavailable):
+    """The store answers, and does not have what should be there: asking again would not help."""

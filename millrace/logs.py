@@ -234,7 +234,7 @@ def tail(services: Services, run_id: str, patience_s: float) -> Iterator[Record 
 
     The None lets a server write a heartbeat, and so learn that its client has gone.
     """
-    shown, last_chunk = 0, -1
+    shown, last_chunk, tries = 0, -1, 0
     with services.bus.listen(topic(run_id), f"run:{run_id}") as hints:
         while True:
             with services.database.connection_context():
@@ -244,6 +244,13 @@ def tail(services: Services, run_id: str, patience_s: float) -> Iterator[Record 
             if run.status in FINAL:
                 yield from _rest(services, run, shown)
                 return
+            if run.tries > tries:
+                # Tries that ended: each has one object now, whatever was shown of its chunks.
+                for record in _records(services, locate_earlier(services, run)):
+                    if record.seq > shown:
+                        yield record
+                        shown = record.seq
+                tries = run.tries
             for chunk in _list_chunks(services.objects, run.workspace_id, run_id):
                 if _number(chunk) <= last_chunk:
                     continue

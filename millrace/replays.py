@@ -1,10 +1,10 @@
 """Running again what ran before: one run, many by filter, or a dead letter."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from millrace import history, runs
-from millrace.errors import Conflict, NotFound
+from millrace.errors import Conflict, DomainError, Missing, NotFound
 from millrace.history import Filter
 from millrace.models import DeadLetter, Run, Version
 from millrace.models.run import FINAL
@@ -23,21 +23,34 @@ def replay(services: Services, run: Run, *, same_version: bool, caller_ip: str =
     return runs.submit(services, _order(services, run, same_version=same_version, caller_ip=caller_ip))
 
 
+@dataclass(frozen=True)
+class Replays:
+    """The new runs (ids), and why it stopped there if it did."""
+
+    started: list[str]
+    stopped: str | None = None
+
+
 def replay_many(
     services: Services, workspace_id: str, wanted: Filter, *, same_version: bool, caller_ip: str = "", limit: int = MOST
-) -> list[str]:
-    """Replay the runs that match and are over, the oldest first, at most `limit`. Returns the new runs' ids.
+) -> Replays:
+    """Replay the runs that match and are over, the oldest first, at most `limit`. Replays are not replayed.
 
-    A run that was replayed before is replayed again: whoever wants that not asks for a time range.
+    The first that cannot be stops it. Raises what stopped it when nothing was started.
     """
-    found = list(history.oldest(workspace_id, replace(wanted, statuses=wanted.statuses or FINAL), min(limit, MOST)))
-    # A list has no payloads, and a run may have been deleted since.
-    whole = (Run.get_or_none(Run.id == run.id) for run in found)
-    return [
-        replay(services, run, same_version=same_version, caller_ip=caller_ip).run.id
-        for run in whole
-        if run is not None and run.status in FINAL
-    ]
+    found = history.oldest(workspace_id, replace(wanted, statuses=wanted.statuses or FINAL), min(limit, MOST))
+    started: list[str] = []
+    for each in found:
+        run = Run.get_or_none(Run.id == each.id)  # a list has no payloads
+        if run is None or run.status not in FINAL or run.replay_of is not None:
+            continue
+        try:
+            started.append(replay(services, run, same_version=same_version, caller_ip=caller_ip).run.id)
+        except (DomainError, Missing) as error:
+            if not started:
+                raise
+            return Replays(started, f"Run '{run.id}' could not be replayed: {error}")
+    return Replays(started)
 
 
 def redrive(services: Services, letter: DeadLetter, *, caller_ip: str = "") -> Run:

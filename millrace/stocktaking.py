@@ -140,7 +140,7 @@ def _named_payloads(workspace_id: str, stray: Sequence[_Found]) -> set[str]:
     if not keys:
         return set()
     rows = Run.select(Run.payload_key).where(
-        Run.workspace == workspace_id, Run.debounce_key.is_null(False), Run.payload_key.in_(keys)
+        Run.workspace == workspace_id, Run.payload_key.in_(keys)
     )
     return {str(row.payload_key) for row in rows}
 

@@ -4,6 +4,7 @@ One thread does it all, since children are tied to the life of the thread that s
 the supervisor: it stops its children in order, and if it is killed itself they get SIGTERM from the kernel.
 """
 
+import contextlib
 import os
 import re
 import selectors
@@ -298,5 +299,9 @@ class Supervisor:
             self.out.flush()
         except OSError as error:
             # Nobody reads us any more, as after `| head`; stop, and stop printing.
-            self.out = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # kept until the process ends
+            # What is still in the buffer must not fail once more when the process ends.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            with contextlib.suppress(OSError):
+                os.dup2(nowhere, self.out.fileno())
+            self.out = os.fdopen(nowhere, "w", encoding="utf-8")
             self.fail(f"the output cannot be written: {error.strerror or error}")

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 from millrace import assignments, logs, metrics, removal, runs
 from millrace.assignments import Assignment
 from millrace.database import revive
-from millrace.errors import PlatformError, Unavailable
+from millrace.errors import Missing, PlatformError, Unavailable
 from millrace.models import Run
 from millrace.observability import context
 from millrace.runs import Ending
@@ -34,7 +34,7 @@ from worker.keeper import Held, Keeper, Why
 from worker.opened import OpenedSecrets
 from worker.runlog import RunLog, Shipper
 from worker.session import ClaimUnheard, Session
-from worker.sources import SourceMissing, Sources
+from worker.sources import Sources
 from worker.vital import DATABASE_AWAY
 
 MAX_ATTEMPTS = 3
@@ -54,8 +54,8 @@ class Jails(Protocol):
 
 
 def _in_vain(run: Run, attempt: int) -> int:
-    """How many of its attempts up to this one did not get as far as the handler."""
-    return attempt - run.tries
+    """How many of its attempts up to this one did not get as far as the handler, since the last that did."""
+    return attempt - logs.part_of(run.id, run.tries).after
 
 
 class _NotBegun(Exception):
@@ -136,7 +136,7 @@ class Executor:
             log.error("a secret does not open: %s", error)
             raise _NotBegun("a secret of the script could not be opened.", may_pass=False) from error
         except PlatformError as error:
-            may_pass = isinstance(error, Unavailable) and not isinstance(error, SourceMissing)
+            may_pass = isinstance(error, Unavailable) and not isinstance(error, Missing)
             # A store that is away says nothing of the run, which was accepted, and finishes however long that takes.
             raise _NotBegun(str(error), may_pass=may_pass, counts=not may_pass) from error
         except (ClaimUnheard, *DATABASE_AWAY) as error:

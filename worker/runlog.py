@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from millrace import logs
 from millrace.errors import Unavailable
@@ -60,7 +60,7 @@ class RunLog:
         self._workspace = workspace
         self._run_id = run_id
         self._attempt = attempt
-        self._part = part
+        self._part = replace(part, last=attempt)  # not what a later attempt may be writing by now
         self._masking = Masking(redactor, given_up)
         self._shipper = shipper
         self._given_up = given_up  # set when the run is cancelled: no line is worth a wait then

@@ -3,14 +3,10 @@
 import threading
 from collections import OrderedDict
 
-from millrace.errors import Unavailable
+from millrace.errors import Missing
 from millrace.objects import ObjectStore
 
 MAX_BYTES = 64 * 1024 * 1024
-
-
-class SourceMissing(Unavailable):
-    """The store answers, and does not have it: asking again would not help."""
 
 
 class Sources:
@@ -24,7 +20,7 @@ class Sources:
         self._size = 0
 
     def get(self, key: str) -> bytes:
-        """The source under this key. Raises Unavailable when the store fails, SourceMissing when it has lost it."""
+        """The source under this key. Raises Unavailable when the store fails, Missing when it has lost it."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -32,7 +28,7 @@ class Sources:
         # Two runs may fetch the same at once; a lock around the network would make every other run wait.
         source = self._objects.get(key)
         if source is None:
-            raise SourceMissing(f"The source '{key}' is missing in the object store.")
+            raise Missing(f"The source '{key}' is missing in the object store.")
         self._keep(key, source)
         return source
 

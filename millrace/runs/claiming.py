@@ -63,7 +63,7 @@ def release(services: Services, run_id: str, attempt: int, worker: str) -> bool:
             Run.update(status=QUEUED, attempt=attempt, sent_at=now, started_at=None, worker=None, lease_until=None)
             .where(ours).execute()
         )
-        admitted = sending.admit(script, now) if ended else []
+        admitted = sending.admit_next(script, now) if ended else []
     if ended:
         ending.tell(services, run, script, CANCELLED, admitted, None)
     elif back:

@@ -72,7 +72,7 @@ def finish(
         if again is not None:
             if not _try_again(ours, again, ending, error, stack, now):
                 return False
-            admitted = sending.admit(script, now)
+            admitted = sending.admit_next(script, now)
         else:
             recorded = _FINISH.execute(
                 status=ending.status, completed_at=now, duration_ms=duration_ms, result=result,
@@ -85,7 +85,7 @@ def finish(
                 return False
             if dead is not None:
                 deadletters.record(services, script, run.id, dead, now)
-            admitted = sending.admit(script, now)
+            admitted = sending.admit_next(script, now)
             fact = _record_fact(services, run, script, ending.status, error, duration_ms)
     metrics.run_seconds().labels(status=ending.status).observe(ending.duration_ms / 1000)
     if again is not None:
@@ -204,7 +204,7 @@ def cancel(services: Services, run: Run) -> None:
         asked = 0 if ended else (
             Run.update(cancel_requested_at=now).where(Run.id == run.id, Run.status == RUNNING).execute()
         )
-        admitted = sending.admit(script, now) if ended else []
+        admitted = sending.admit_next(script, now) if ended else []
     if ended:
         tell(services, run, script, CANCELLED, admitted, None)
     elif not asked:
@@ -228,11 +228,14 @@ class _Verdict:
     code: str
     error: str
     dead: str | None = None
+    if_so: peewee.Expression | None = None
+    """What must hold still when the run is held: it may have changed since it was looked at."""
 
 
 def _expired(run: Run, now: int) -> _Verdict:
     seconds = (run.expires_at - run.available_at) / 1000
-    return _Verdict(CANCELLED, "EXPIRED", f"Expired: it had not started {seconds:g} s after it was due.")
+    error = f"Expired: it had not started {seconds:g} s after it was due."
+    return _Verdict(CANCELLED, "EXPIRED", error, if_so=Run.expires_at <= now)
 
 
 def poisoned(services: Services, run_id: str, attempt: int) -> bool:
@@ -250,11 +253,13 @@ def _give_up(services: Services, run: Run, verdict: _Verdict) -> bool:
         if script is None:  # deleted meanwhile, and its runs with it
             return False
         same = (Run.id == run.id) & (Run.status == QUEUED) & (Run.attempt == run.attempt)
+        if verdict.if_so is not None:
+            same &= verdict.if_so
         if not end_unstarted(same, now, verdict.error, verdict.code, verdict.status):
             return False
         if verdict.dead is not None:
             deadletters.record(services, script, run.id, verdict.dead, now)
-        admitted = sending.admit(script, now)
+        admitted = sending.admit_next(script, now)
         fact = _record_fact(services, run, script, verdict.status, verdict.error, 0)
     tell(services, run, script, verdict.status, admitted, fact)
     return True

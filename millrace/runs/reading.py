@@ -4,7 +4,7 @@ import re
 import time
 
 from millrace.compiled import Row, place
-from millrace.errors import NotFound, Unavailable
+from millrace.errors import Missing, NotFound
 from millrace.models import Run
 from millrace.models.run import FINAL
 from millrace.services import Services
@@ -21,7 +21,7 @@ def payload_text(services: Services, run: Run) -> str:
         return run.payload or "null"
     stored = services.objects.get(run.payload_key)
     if stored is None:
-        raise Unavailable(f"The payload of run '{run.id}' is missing in the object store.")
+        raise Missing(f"The payload of run '{run.id}' is missing in the object store.")
     return stored.decode()
 
 

@@ -12,18 +12,19 @@ from millrace.runs import locks
 from millrace.services import Services
 
 
-def admit(script: Script, now: int) -> list[tuple[str, int]]:
-    """As `admission.admit_waiting`, for a script with the columns of `_lock_script_only`."""
+def admit_next(script: Script, now: int) -> list[tuple[str, int]]:
+    """Give the places that an end leaves to the next of its script, in the transaction of that end; `pass_on` follows.
+
+    A place of a workspace with a limit is for whichever of its scripts has waited longest, and that is found then.
+    """
     bounds = locks.bounds(script, script.workspace)
-    if bounds.workspace_runs is not None:
-        locks.lock_workspace(script.workspace_id, bounds)
-    return admission.admit_waiting(script, now, bounds)
+    return [] if bounds.workspace_runs is not None else admission.admit_waiting(script, now, bounds)
 
 
 def pass_on(services: Services, script: Script, admitted: Sequence[tuple[str, int]]) -> None:
-    """Send what was admitted. A place of a workspace with a limit may be for another of its scripts."""
+    """Send what was admitted."""
     send(services, script.workspace_id, admitted)
-    if not admitted and locks.bounds(script, script.workspace).workspace_runs is not None:
+    if locks.bounds(script, script.workspace).workspace_runs is not None:
         release_workspace(services, script.workspace_id)
 
 
@@ -59,7 +60,9 @@ def _release(services: Services, script_uuids: Sequence[str], now: int) -> int:
         try:
             with transaction():
                 script = locks.lock_script(script_uuid)
-                admitted = admit(script, now)
+                bounds = locks.bounds(script, script.workspace)
+                locks.lock_workspace(script.workspace_id, bounds)
+                admitted = admission.admit_waiting(script, now, bounds)
         except NotFound:
             continue  # deleted meanwhile
         except UNREACHABLE as error:

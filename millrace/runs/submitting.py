@@ -63,6 +63,7 @@ class Submitted:
     created: bool
     merged: bool = False
     admitted: Sequence[tuple[str, int]] = ()
+    stale_payload: str | None = None
 
 
 def digest(body: Any) -> str:
@@ -89,6 +90,8 @@ def submit(services: Services, order: Order, because: Callable[[Run], None] | No
         raise
     if not accepted.created:
         _forget_payload(services, run)
+    if accepted.stale_payload is not None:
+        objects.discard(services.objects, [accepted.stale_payload])
     sending.send(services, order.workspace, accepted.admitted)
     return accepted
 
@@ -107,34 +110,39 @@ def _accept(
                 limits.check(services, workspace.id, workspace.limits, workspace.stored_bytes, now)
             run.version = order.version or script.version
             run.concurrency_key = _concurrency_key(script, order)
-            if order.debounce_key and (waiting := _debounced(services, script, order, run)):
-                return waiting
-            bounds = locks.bounds(script, workspace)
-            plain = run.concurrency_key is None and bounds.workspace_runs is None
-            room = admission.room(script, now) if run.available_at <= now else Room.FULL
-            if plain and room is Room.FREE:
-                run.sent_at = now
-            _INSERT.execute(**{each.name: each.db_value(run.__data__.get(each.name)) for each in _COLUMNS})
-            admitted: list[tuple[str, int]] = []
-            if run.sent_at is not None:
-                admitted = [(run.id, 1)]
-            elif room is not Room.FULL:
-                locks.lock_workspace(workspace.id, bounds)
-                admitted = admission.admit_waiting(script, now, bounds)
+            waiting, stale = _debounced(script, order, run) if order.debounce_key else (None, None)
+            admitted = _add(script, workspace, run, now) if waiting is None else []
+            accepted = waiting or run
             if order.idempotency_key:
                 IdempotencyKey.create(
-                    script=script.uuid, key=order.idempotency_key, digest=order.request_digest, run_id=run.id,
+                    script=script.uuid, key=order.idempotency_key, digest=order.request_digest, run_id=accepted.id,
                     created_at=now,
                 )
             if because is not None:
-                because(run)
+                because(accepted)
     except peewee.IntegrityError:
         # The database settled a race: the same cause was there first.
         found = _started_by(order)
         if found is None:
             raise
         return Submitted(found, created=False)
-    return Submitted(run, created=True, admitted=admitted)
+    return Submitted(accepted, created=True, merged=waiting is not None, admitted=admitted, stale_payload=stale)
+
+
+def _add(script: Script, workspace: Workspace, run: Run, now: int) -> list[tuple[str, int]]:
+    """Write the run's row; returns what is to be sent now: it, others that waited for a place, or nothing."""
+    bounds = locks.bounds(script, workspace)
+    plain = run.concurrency_key is None and bounds.workspace_runs is None
+    room = admission.room(script, now) if run.available_at <= now else Room.FULL
+    if plain and room is Room.FREE:
+        run.sent_at = now
+    _INSERT.execute(**{each.name: each.db_value(run.__data__.get(each.name)) for each in _COLUMNS})
+    if run.sent_at is not None:
+        return [(run.id, 1)]
+    if room is Room.FULL:
+        return []
+    locks.lock_workspace(workspace.id, bounds)
+    return admission.admit_waiting(script, now, bounds)
 
 
 def _concurrency_key(script: Script, order: Order) -> str | None:
@@ -149,20 +157,18 @@ def _concurrency_key(script: Script, order: Order) -> str | None:
     return None if value is None else digest(value)
 
 
-def _debounced(services: Services, script: Script, order: Order, run: Run) -> Submitted | None:
-    """The run with this key that still waits, with the new input and the new time; None if there is none."""
+def _debounced(script: Script, order: Order, run: Run) -> tuple[Run | None, str | None]:
+    """The run with this key that still waits, with the new input and the new time, and the key of its old input; None
+    if there is none."""
     waiting = Run.get_or_none(Run.script == script.uuid, Run.debounce_key == order.debounce_key, admission.WAITING)
     if waiting is None:
-        return None
-    before = waiting.payload_key
+        return None, None
+    stale = waiting.payload_key
     names = ("version", "payload", "payload_key", "available_at", "order_at", "expires_at", "concurrency_key")
     for name in names:
         setattr(waiting, name, getattr(run, name))
     waiting.save(only=names)
-    if before is not None:
-        # What is read in vain is found missing; what nobody deletes stays for ever.
-        objects.discard(services.objects, [before])
-    return Submitted(waiting, created=True, merged=True)
+    return waiting, stale
 
 
 _COLUMNS = Run._meta.sorted_fields

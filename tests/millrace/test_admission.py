@@ -2,10 +2,12 @@
 
 import threading
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from millrace import admission, runs, scripts
+from millrace.errors import Conflict
 from millrace.models import Run, Script, Workspace
 from millrace.services import Services
 from tests import world
@@ -356,6 +358,66 @@ def test_debounced_at_once_is_one_run(memory: Services, clock: Clock) -> None:
     order = world.order(script, 1, debounce_key="k", available_at=clock.now + 5_000)
     answers = world.at_once(memory.database, *[lambda: runs.submit(memory, order)] * 6)
     assert len({each.run.id for each in answers}) == 1 == Run.select().count()
+
+
+def test_a_place_of_a_workspace_goes_to_whoever_has_waited_longest(memory: Services, clock: Clock) -> None:
+    busy, other = world.script(memory, "busy"), world.script(memory, "other")
+    limited(memory, 1)
+    line = []
+    for script in (busy, busy, other, busy, busy):
+        line.append(start(memory, script))
+        clock.forward(ms=1)
+    order = [run_id for run_id, _ in sent(memory)]
+    for number in range(4):
+        world.finish(memory, line[number])
+        order += [run_id for run_id, _ in sent(memory)]
+    assert order == [run.id for run in line]
+
+
+def test_many_of_one_key_in_front_do_not_hide_the_others(memory: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "LOOKED_AT", 2)
+    script = keyed(memory)
+    for _ in range(6):
+        start(memory, script, of("busy"))
+    sent(memory)
+    other = start(memory, script, of("quiet"))
+    assert sent(memory) == [(other.id, 1)]
+
+
+def test_scripts_that_wait_for_something_else_do_not_hide_those_that_may_run(memory: Services, clock: Clock) -> None:
+    for number in range(3):
+        blocked = world.script(memory, f"blocked-{number}")
+        start(memory, blocked, serial=True)
+        start(memory, blocked, serial=True)
+    due = start(memory, world.script(memory, "free"), available_at=clock.now + 5)
+    sent(memory)
+    clock.forward(ms=5)
+    world.until(lambda: runs.release_due(memory, limit=1))
+    assert sent(memory) == [(due.id, 1)]
+
+
+def test_a_debounced_call_with_an_idempotency_key_can_be_repeated(memory: Services, clock: Clock) -> None:
+    script = world.script(memory)
+    start(memory, script, 0, debounce_key="k", available_at=clock.now + 5_000)
+    given = {"debounce_key": "k", "available_at": clock.now + 5_000, "idempotency_key": "i", "request_digest": "d"}
+    merged = runs.submit(memory, world.order(script, 1, **given))
+    clock.forward(s=6)
+    runs.release_due(memory)
+    again = runs.submit(memory, world.order(script, 1, **given))
+    assert (again.run.id, again.created, Run.select().count()) == (merged.run.id, False, 1)
+    with pytest.raises(Conflict):
+        runs.submit(memory, world.order(script, 2, **{**given, "request_digest": "other"}))
+
+
+def test_a_run_whose_time_was_renewed_meanwhile_does_not_expire(memory: Services, clock: Clock) -> None:
+    script = world.script(memory)
+    given = {"debounce_key": "k", "expires_after_s": 10}
+    late = start(memory, script, available_at=clock.now + 1_000, **given)
+    clock.forward(s=11)
+    seen = reload(late)
+    start(memory, script, available_at=clock.now + 1_000, **given)
+    assert not runs.ending._give_up(memory, seen, runs.ending._expired(seen, clock.now))
+    assert reload(late).status == "queued"
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -249,5 +249,5 @@ def test_many_are_replayed_by_filter_oldest_first(memory: Services, clock: Clock
         world.finish(memory, ended[-1], "succeeded" if number == 1 else FAILED)
     start(memory, script, 9)
     started = replays.replay_many(memory, ACME, Filter(script=script.uuid, statuses=(FAILED,)), same_version=False)
-    assert [Run.get_by_id(each).payload for each in started] == ["0", "2", "3"]
-    assert len(replays.replay_many(memory, ACME, Filter(), same_version=False, limit=2)) == 2
+    assert [Run.get_by_id(each).payload for each in started.started] == ["0", "2", "3"]
+    assert len(replays.replay_many(memory, ACME, Filter(), same_version=False, limit=2).started) == 2

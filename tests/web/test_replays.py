@@ -116,7 +116,7 @@ def test_many_runs_are_replayed_by_filter(client: Client, services: Services, he
     again = [Run.get_by_id(each) for each in answer.json["run_ids"]]  # type: ignore[index]
     assert [each.replay_of for each in again] == [each.id for each in ended[:2]]
     since = datetime.now(UTC).isoformat()
-    assert client.post("/runs/replay", json={"since": since}).json == {"run_ids": []}
+    assert client.post("/runs/replay", json={"since": since}).json == {"run_ids": [], "stopped": None}
     for body in ({"status": "pending"}, {"limit": 0}, {"limit": 1001}, {"x": 1}, []):
         error_of(client.post("/runs/replay", json=body), 400, "VALIDATION_FAILED")
     error_of(client.post("/runs/replay", json={"script_id": "nobody"}), 404, "NOT_FOUND")
@@ -174,7 +174,7 @@ def test_what_is_anothers_is_not_there(
         ("post", "/dead-letters/%00/redrive"), ("post", f"/dead-letters/{'x' * 5000}/redrive"),
     ):  # fmt: skip
         error_of(getattr(stranger, method)(path), 404, "NOT_FOUND")
-    assert stranger.post("/runs/replay", json={}).json == {"run_ids": []}
+    assert stranger.post("/runs/replay", json={}).json == {"run_ids": [], "stopped": None}
     error_of(stranger.post("/runs/replay", json={"script_id": "hello"}), 404, "NOT_FOUND")
 
 

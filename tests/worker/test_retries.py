@@ -100,3 +100,31 @@ def test_tries_do_not_use_up_the_attempts_that_the_platform_has(local: Services)
     jails.before = before
     carry(local, jails, run)
     assert (reload(run).status, len(failed), reload(run).tries) == ("succeeded", 1, MAX_ATTEMPTS + 1)
+
+
+def test_a_payload_that_the_store_has_lost_ends_the_run(local: Services) -> None:
+    """It would hold its place for ever, since the store that answers is not away."""
+    run = submit(local, new_script(local), "x" * 100_000)
+    local.objects.delete([str(run.payload_key)])
+    carry(local, flaky(failures=0), run)
+    assert (reload(run).status, reload(run).error_code) == ("failed", "PLATFORM_ERROR")
+
+
+def test_who_comes_to_follow_a_later_try_reads_the_earlier_ones_first(local: Services) -> None:
+    run = submit(local, new_script(local, retry=AT_ONCE))
+    seen: list[str] = []
+    jails = FakeJails()
+
+    def behave(job: Job, sink: Sink, cancel: threading.Event) -> Outcome:
+        number = len(jails.jobs)
+        sink.on_log([LogLine(1_700_000_000_000, "INFO", f"{number} {part}" + "x" * CHUNK_BYTES) for part in "ab"])
+        if number == 2:
+            follow = logs.tail(local, run.id, 5)
+            seen.extend(record.text[:3] for record, _ in zip(filter(None, follow), range(3), strict=False))
+            follow.close()  # type: ignore[attr-defined]
+        return outcome(Kind.EXCEPTION) if number == 1 else outcome()
+
+    jails.behaviour = behave
+    carry(local, jails, run)
+    assert seen == ["1 a", "1 b", "2 a"]
+    assert [text[:3] for text in texts(local, run)] == ["1 a", "1 b", "2 a", "2 b"]

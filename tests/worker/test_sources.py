@@ -2,8 +2,9 @@
 
 import pytest
 
+from millrace.errors import Missing
 from tests.worker.support import FlakyObjects
-from worker.sources import SourceMissing, Sources
+from worker.sources import Sources
 
 
 def test_the_least_recently_used_source_makes_room() -> None:
@@ -27,5 +28,5 @@ def test_a_source_larger_than_the_memory_is_read_and_not_kept() -> None:
 
 
 def test_a_lost_source_is_named() -> None:
-    with pytest.raises(SourceMissing, match="'scripts/x' is missing"):
+    with pytest.raises(Missing, match="'scripts/x' is missing"):
         Sources(FlakyObjects()).get("scripts/x")

@@ -1,17 +1,16 @@
 """What failed and what is done about it: attempts of a run, replays, dead letters."""
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from flask import request
 
-from millrace import deadletters, history, logs, replays
+from millrace import deadletters, logs, replays
 from millrace.models import Attempt, DeadLetter, Run
 from millrace.models.run import FINAL, QUEUED
 from web import wire
 from web.scripting import PREFIX, cursors, lookup, schemas, words
-from web.scripting.runs import URL_LIFETIME_S
+from web.scripting.runs import URL_LIFETIME_S, wanted
 
 blueprint = wire.Blueprint("Retries", __name__, url_prefix=PREFIX, description="Attempts, replays and dead letters.")
 
@@ -80,24 +79,14 @@ def replay_run(query: dict[str, Any], script_id: str, run_id: str) -> dict[str, 
 def replay_runs(body: dict[str, Any]) -> dict[str, Any]:
     """Run many again with the same input, the oldest first
 
-    Those that match and are over, be it with success: name a status to choose.
+    Those that match and are over, be it with success: name a status to choose. Replays are left out, so that the same
+    request again replays the same runs. The first that cannot be replayed, for a quota for instance, stops it.
     """
-    return {
-        "run_ids": replays.replay_many(
-            wire.services(), wire.workspace().id, _filter(body), same_version=body["version"] == "same",
-            caller_ip=request.remote_addr or "", limit=body["limit"],
-        )
-    }  # fmt: skip
-
-
-def _filter(body: Mapping[str, Any]) -> history.Filter:
-    return history.Filter(
-        script=lookup.script(body["script_id"]).uuid if "script_id" in body else None,
-        statuses=words.statuses(body["status"]) if "status" in body else (),
-        triggers=words.triggers(body["trigger_type"]) if "trigger_type" in body else (),
-        since=words.millis(body["since"]) if "since" in body else None,
-        until=words.millis(body["until"]) if "until" in body else None,
-    )
+    replayed = replays.replay_many(
+        wire.services(), wire.workspace().id, wanted(body), same_version=body["version"] == "same",
+        caller_ip=request.remote_addr or "", limit=body["limit"],
+    )  # fmt: skip
+    return {"run_ids": replayed.started, "stopped": replayed.stopped}
 
 
 @blueprint.route("/dead-letters")

@@ -1,7 +1,7 @@
 """Runs: start, watch, cancel; their logs and artifacts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -122,19 +122,23 @@ def list_all_runs(query: dict[str, Any]) -> dict[str, Any]:
 
     A cursor may be used with other filters than those that it came from.
     """
-    wanted = history.Filter(
-        script=lookup.script(query["script_id"]).uuid if "script_id" in query else None,
-        statuses=words.statuses(query["status"]) if "status" in query else (),
-        triggers=words.triggers(query["trigger_type"]) if "trigger_type" in query else (),
-        since=words.millis(query["since"]) if "since" in query else None,
-        until=words.millis(query["until"]) if "until" in query else None,
+    return _page(wanted(query), f"all runs {wire.workspace().id}", query)
+
+
+def wanted(given: Mapping[str, Any]) -> history.Filter:
+    """Which runs a request means, by the fields that it has. Raises NotFound for a script that is not there."""
+    return history.Filter(
+        script=lookup.script(given["script_id"]).uuid if "script_id" in given else None,
+        statuses=words.statuses(given["status"]) if "status" in given else (),
+        triggers=words.triggers(given["trigger_type"]) if "trigger_type" in given else (),
+        since=words.millis(given["since"]) if "since" in given else None,
+        until=words.millis(given["until"]) if "until" in given else None,
     )
-    return _page(wanted, f"all runs {wire.workspace().id}", query)
 
 
-def _page(wanted: history.Filter, listing: str, query: dict[str, Any]) -> dict[str, Any]:
+def _page(chosen: history.Filter, listing: str, query: dict[str, Any]) -> dict[str, Any]:
     position = cursors.decode(listing, query.get("cursor"))
-    rows, following = history.page(wire.workspace().id, wanted, position, query["page_size"])
+    rows, following = history.page(wire.workspace().id, chosen, position, query["page_size"])
     reasons = _reasons(rows)
     return {
         "runs": [shown(row, row.script, reasons.get(row.id)) for row in rows],

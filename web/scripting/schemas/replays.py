@@ -63,6 +63,7 @@ class ReplayedMany(Schema):
     """The new runs, in the order of the old ones."""
 
     run_ids = fields.List(an_id(), required=True)
+    stopped = fields.String(required=True, allow_none=True, metadata=described("Why it stopped after these, if so."))
 
 
 class DeadLetter(Schema):
