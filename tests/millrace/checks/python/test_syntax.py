@@ -67,15 +67,6 @@ ACCEPTED = [
 ]
 
 
-def column_of(source: str) -> int:
-    """Where this Python says that it stops: releases of one version count some characters otherwise."""
-    try:
-        compile(source, "", "exec")
-    except SyntaxError as error:
-        return error.offset or 0
-    raise AssertionError(f"{source!r} is no error")
-
-
 @pytest.mark.parametrize("source", REFUSED)
 def test_what_python_refuses_is_a_syntax_error(source: str) -> None:
     with pytest.raises(SyntaxError):
@@ -104,7 +95,7 @@ def test_what_python_accepts_is_none(source: str) -> None:
         ("f(1", 1, 2, "'(' was never closed."),
         ("print 'x'", 1, 1, "Did you mean print(...)?"),
         ("x = \u201ca\u201d", 1, 5, "write a plain quotation mark"),
-        ("x = 1\u200b", 1, column_of("x = 1\u200b"), "ZERO WIDTH SPACE"),
+        ("x = \u200b1", 1, 5, "ZERO WIDTH SPACE"),
         ("x\u202e = 1", 1, 2, "RIGHT-TO-LEFT OVERRIDE"),
     ],
 )
