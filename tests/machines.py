@@ -185,3 +185,15 @@ def ip(*arguments: str) -> str:
 def _clean_environ() -> dict[str, str]:
     ours = ("MILLRACE_", "S3_", "DATABASE_URL", "REDIS_URL", "PROMETHEUS_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {"PYTHONUNBUFFERED": "1"}
+
+
+def are_possible() -> bool:
+    """Whether this user and this kernel can make bridges and cables; tried where nothing of it stays."""
+    for kind in (["b0", "type", "bridge"], ["v0", "type", "veth", "peer", "name", "v1"]):
+        try:
+            tried = subprocess.run(["unshare", "--net", "ip", "link", "add", *kind], capture_output=True, check=False)
+        except FileNotFoundError:
+            return False
+        if tried.returncode != 0:
+            return False
+    return True

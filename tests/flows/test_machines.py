@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,21 @@ import pytest
 
 from millrace import vault
 from sandbox.client import Sandbox
-from tests.machines import REDIS_ADDRESS, STORES_ADDRESS, Machine, Network, OpenPostgres, OpenS3, OpenValkey, network
+from tests.machines import (
+    REDIS_ADDRESS,
+    STORES_ADDRESS,
+    Machine,
+    Network,
+    OpenPostgres,
+    OpenS3,
+    OpenValkey,
+    are_possible,
+    network,
+)
 from tests.platform import wait_until
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, a bridge and cables"),
+    pytest.mark.skipif(not are_possible(), reason="makes network namespaces, a bridge and cables"),
     pytest.mark.timeout(300),
 ]
 SLEEPER = """exports.handler = async ({ms}) => {
