@@ -1,4 +1,4 @@
-"""The platform's metrics. Every process of a host counts; web shows the sum.
+"""The platform's metrics. Every process of a host counts; web shows the sum, see also `millrace.exposition`.
 
 With PROMETHEUS_MULTIPROC_DIR set, to one folder for all processes of the host that is emptied at every start,
 the numbers live in files there. Without it a process shows only its own.
@@ -15,6 +15,7 @@ from typing import TypeVar
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the name is that of prometheus-client
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MAKING = threading.Lock()
 _JAIL = ["runtime", "preloaded"]
@@ -180,7 +181,7 @@ def request_seconds() -> Histogram:
 
 def render() -> bytes:
     """All numbers of this host in the text format, see CONTENT_TYPE."""
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    folder = os.environ.get(FOLDER)
     if not folder:
         return generate_latest(REGISTRY)
     _forget_the_dead(Path(folder))
@@ -189,10 +190,17 @@ def render() -> bytes:
     return generate_latest(registry)
 
 
+def forget(pid: int) -> None:
+    """What this process counted stays; what it had in work is gone with it, however it ended."""
+    folder = os.environ.get(FOLDER)
+    if folder:
+        with contextlib.suppress(FileNotFoundError):  # another who looked was faster
+            mark_process_dead(pid, folder)
+
+
 def _forget_the_dead(folder: Path) -> None:
-    """What a process counted stays; what it had in work is gone with it, however it ended."""
+    """For those whose parent did not see to it."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = file.stem.rsplit("_", 1)[1]
         if not Path("/proc", pid).exists():
-            with contextlib.suppress(FileNotFoundError):  # another request was faster
-                mark_process_dead(int(pid), str(folder))
+            forget(int(pid))

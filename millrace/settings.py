@@ -19,7 +19,10 @@ class SettingError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """What an operator may choose. Empty `redis_url` or `s3_endpoint` means: embedded, not started yet."""
+    """What an operator may choose. Empty `redis_url` or `s3_endpoint` means: embedded, not started yet.
+
+    With `metrics_port` 0 only web shows metrics.
+    """
 
     home: Path
     host: str
@@ -41,6 +44,8 @@ class Settings:
     log_level: str
     public_url: str
     trusted_proxies: int
+    metrics_host: str
+    metrics_port: int
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -71,6 +76,8 @@ class Settings:
             log_level=read.choice("MILLRACE_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
             public_url=read.url("MILLRACE_PUBLIC_URL", "", ("http", "https")).rstrip("/"),
             trusted_proxies=read.number("MILLRACE_TRUSTED_PROXIES", 0, 0, 10),
+            metrics_host=read.text("MILLRACE_METRICS_HOST", "127.0.0.1"),
+            metrics_port=read.number("MILLRACE_METRICS_PORT", 0, 0, 65535),
         )
 
     @property

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from millrace import observability, wiring
+from millrace import exposition, observability, wiring
 from millrace.services import Services
 from millrace.settings import SettingError, Settings
 from scheduler.listener import Listener
@@ -57,9 +57,12 @@ def main() -> int:
         settings = Settings.from_env()
         observability.set_up_logging("scheduler", settings.log_level)
         wired = wiring.build(settings)
+        listener = exposition.listen(settings)
     except SettingError as error:
         print(error, file=sys.stderr)
         return WRONG_CONFIGURATION
+    if listener is not None:
+        exposition.serve(listener)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

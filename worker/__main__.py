@@ -1,31 +1,27 @@
-"""`python -m worker`: Dramatiq's command line with this platform's numbers."""
+"""`python -m worker`: as many worker processes as the settings say, each of which is `worker.app`."""
 
+import functools
 import sys
 
-from dramatiq import cli
-
+from millrace import exposition
 from millrace.observability import set_up_logging
 from millrace.settings import SettingError, Settings
-from worker.app import WRONG_CONFIGURATION
-from worker.middleware import GRACE_S, LAST_WORDS_S
+from millrace.supervisor import WRONG_CONFIGURATION
+from worker import app
+from worker.family import Family
 
 
 def main() -> int:
-    """Run the worker processes until a signal. Returns the exit code."""
+    """Keep the worker processes until a signal. Returns the exit code."""
     try:
         settings = Settings.from_env()
+        set_up_logging("worker", settings.log_level)
+        # One listener for all: whichever is there answers, for it shows what all of them count.
+        listener = exposition.listen(settings, shared=True)
     except SettingError as error:
         print(error, file=sys.stderr)
         return WRONG_CONFIGURATION
-    set_up_logging("worker", settings.log_level)
-    arguments = cli.make_argument_parser().parse_args([
-        "worker.app:main",
-        "--processes", str(settings.worker_processes),
-        "--threads", str(settings.worker_threads),
-        "--worker-shutdown-timeout", str(round((GRACE_S + LAST_WORDS_S) * 1000)),
-        "--skip-logging",
-    ])  # fmt: skip
-    return int(cli.main(arguments) or 0)
+    return Family(functools.partial(app.main, settings, listener), settings.worker_processes).run()
 
 
 if __name__ == "__main__":

@@ -1,23 +1,22 @@
-"""The worker process: the broker that Dramatiq's command line runs, with everything behind it."""
+"""One worker process: Dramatiq's threads on a broker, with everything behind it."""
 
-import multiprocessing
 import os
 import signal
 import socket
 import sys
-from types import FrameType
 
 import dramatiq
 
-from millrace import processes, wiring
+from millrace import exposition, wiring
 from millrace.dispatch import WakingBroker
-from millrace.observability import set_up_logging
 from millrace.services import Services
 from millrace.settings import SettingError, Settings
+from millrace.supervisor import WRONG_CONFIGURATION
 from sandbox.client import Sandbox
 from sandbox.config import ConfigError, SandboxConfig
 from worker import actors, poolwatch
 from worker.executor import Executor
+from worker.family import GRACE_S, LAST_WORDS_S, STOPS
 from worker.keeper import Keeper
 from worker.middleware import AroundMessages, Lifetime
 from worker.offers import REPEAT_S, Offers
@@ -25,45 +24,33 @@ from worker.poolwatch import PoolWatch
 from worker.repeated import Repeated
 from worker.runlog import Shipper
 
-WRONG_CONFIGURATION = 78  # EX_CONFIG of sysexits.h: starting again would not help
 _SPARE_CONNECTIONS = 4  # beside one per thread: the keeper's, and the one at the start
 
 
-def main() -> None:
-    """Build this process from its environment, for `dramatiq worker.app:main`. A wrong setting ends it."""
-    if (parent := multiprocessing.parent_process()) is not None and parent.pid is not None:
-        processes.tie_to(parent.pid, signal.SIGTERM)
-        heed_once(signal.SIGTERM)
-    # Straight to where the process was told to write: Dramatiq's pipe would make its parent copy each line.
-    sys.stderr = sys.__stderr__
+def main(settings: Settings, listener: socket.socket | None) -> int:
+    """Carry runs until SIGTERM, as a process of the family; with a listener, answer for metrics. Returns the exit code.
+
+    The first SIGTERM is waited for, and no second one cuts the stop short, which ends by itself. Ctrl-C and a hang-up
+    are for the parent.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, STOPS)  # before there is a thread, for all of them to inherit it
     try:
-        settings = Settings.from_env()
-        set_up_logging("worker", settings.log_level)
         wired = wiring.build(settings, max_connections=settings.worker_threads + _SPARE_CONNECTIONS)
-        sandbox = Sandbox(SandboxConfig.from_env(os.environ).socket_path)
+        config = SandboxConfig.from_env(os.environ)
     except (SettingError, ConfigError) as error:
         print(error, file=sys.stderr)
-        sys.exit(WRONG_CONFIGURATION)
+        return WRONG_CONFIGURATION
     offers = Offers(wired.services)
     offers.announce()
-    dramatiq.set_broker(create_broker(wired.services, wired.broker, sandbox, offers))
-
-
-def heed_once(number: signal.Signals) -> None:
-    """Let the handler of this signal hear it once.
-
-    Who stops a whole group reaches this process twice, since its parent passes the signal on. Dramatiq takes the
-    second for impatience and drops what runs; but the stop ends by itself, at the latest after its grace.
-    """
-    handler, heard = signal.getsignal(number), False
-
-    def heed(signal_number: int, frame: FrameType | None) -> None:
-        nonlocal heard
-        if callable(handler) and not heard:
-            heard = True
-            handler(signal_number, frame)
-
-    signal.signal(number, heed)
+    broker = create_broker(wired.services, wired.broker, Sandbox(config.socket_path), offers)
+    worker = dramatiq.Worker(broker, worker_threads=settings.worker_threads)
+    worker.start()
+    if listener is not None:
+        exposition.serve(listener)
+    signal.sigwait({signal.SIGTERM})
+    worker.stop(timeout=round((GRACE_S + LAST_WORDS_S) * 1000))
+    broker.close()
+    return 0
 
 
 def create_broker(services: Services, broker: WakingBroker, jails: Sandbox, offers: Offers) -> WakingBroker:
@@ -79,4 +66,3 @@ def create_broker(services: Services, broker: WakingBroker, jails: Sandbox, offe
     broker.add_middleware(Lifetime(executor, keeper, shipper, repeated))
     actors.declare(broker, executor)
     return broker
-

@@ -18,12 +18,10 @@ from millrace.dispatch import QUEUE, WakingBroker
 from millrace.observability import context
 from millrace.services import Services
 from worker.executor import Executor
+from worker.family import GRACE_S
 from worker.keeper import Keeper
 from worker.repeated import Repeated
 from worker.runlog import Shipper
-
-GRACE_S = 30.0
-LAST_WORDS_S = 4.0  # for the outcomes of what was ended after the grace
 
 log = logging.getLogger(__name__)
 

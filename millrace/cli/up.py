@@ -160,7 +160,10 @@ def watch(
         # The processes are started with this interpreter, whether or not its environment is activated.
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
         "PYTHONUNBUFFERED": "1",
+        # Web shows what they all count, and only one could have the port.
         "PROMETHEUS_MULTIPROC_DIR": str(metrics_folder(settings.home)),
+        "MILLRACE_METRICS_PORT": "0",
+        "MILLRACE_METRICS_PORT_FILE": "",
     }
     overseer = supervisor.Supervisor(lines, environ, root, sys.stdout)
     local_url = dataclasses.replace(settings, public_url="").url

@@ -54,6 +54,12 @@ def _compose() -> dict[str, Any]:
     return loaded
 
 
+def _environment(unit: Path) -> dict[str, str]:
+    """What a unit of systemd sets itself."""
+    lines = re.findall(r"^Environment=(.*)$", unit.read_text(), re.M)
+    return dict(word.split("=", 1) for line in lines for word in line.split())
+
+
 def _check_command(command: list[str]) -> None:
     if command[0] == "python":
         assert tuple(command[1:]) in PROCESSES, command
@@ -79,12 +85,15 @@ def test_every_command_is_a_line_of_the_procfile_or_of_the_command_line() -> Non
 
 def test_every_variable_is_a_setting() -> None:
     named = set(_compose()["x-millrace"]["environment"])
+    for each in _compose()["services"].values():
+        if each["image"] == "millrace":
+            named |= set(each["environment"])
     for each in _objects():
         named |= set(each.get("stringData", {}))
     for _, _, template in _pods():
         named |= {variable["name"] for each in template["spec"]["containers"] for variable in each.get("env", [])}
     for unit in UNITS:
-        named |= set(re.findall(r"^Environment=(\w+)=", unit.read_text(), re.M))
+        named |= set(_environment(unit))
     named |= set(re.findall(r"\b([A-Z0-9_]+)=", (DEPLOY / "Dockerfile").read_text())) - {"PYTHON", "PATH"}
     assert named - OF_OTHERS <= _settings()
     assert {"DATABASE_URL", "REDIS_URL", "S3_ENDPOINT", "MILLRACE_SECRET_KEYS"} <= named
@@ -116,6 +125,33 @@ def test_what_compose_depends_on_is_a_service_and_its_volumes_are_declared() -> 
                 assert "healthcheck" in composed["services"][other], other
     example = set(re.findall(r"^(\w+)=", (DEPLOY / "example.env").read_text(), re.M))
     assert set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text())) == example
+
+
+def test_the_numbers_of_every_process_are_served_where_prometheus_looks() -> None:
+    looked_at = set()
+    for name, _, template in _pods():
+        (container,) = template["spec"]["containers"]
+        ports = {port["name"]: str(port["containerPort"]) for port in container.get("ports", [])}
+        told = template["metadata"].get("annotations", {}).get("prometheus.io/port")
+        if told is not None:
+            looked_at.add(name)
+            variables = {each["name"]: each["value"] for each in container.get("env", [])}
+            assert told == (ports["http"] if name == "web" else ports["metrics"])
+            assert variables.get("MILLRACE_METRICS_PORT") == ports.get("metrics")
+    assert looked_at == {"web", "worker", "scheduler"}
+    policies = {each["metadata"]["name"]: each["spec"] for each in _objects() if each["kind"] == "NetworkPolicy"}
+    assert policies["prometheus-looks"]["ingress"][0]["ports"] == [{"port": "metrics"}]
+    assert "MILLRACE_METRICS_HOST=0.0.0.0" in (DEPLOY / "Dockerfile").read_text()
+    composed = {name: "MILLRACE_METRICS_PORT" in each.get("environment", {})
+                for name, each in _compose()["services"].items() if each["image"] == "millrace"}  # fmt: skip
+    assert composed == {"migrate": False, "web": False, "scheduler": True, "worker": True}
+    ports_of_a_host = [port for unit in UNITS if (port := _environment(unit).get("MILLRACE_METRICS_PORT"))]
+    assert len(set(ports_of_a_host)) == len(ports_of_a_host) == 2
+    # Emptied at each start: by the script in a container, by systemd's own rule for such folders on a host.
+    unit = DEPLOY / "systemd" / "millrace-worker.service"
+    assert _environment(unit)["PROMETHEUS_MULTIPROC_DIR"] == "/run/millrace-worker"
+    assert "RuntimeDirectory=millrace-worker\n" in unit.read_text() and "Preserve" not in unit.read_text()
+    assert 'rm -rf "$PROMETHEUS_MULTIPROC_DIR"; mkdir -p "$PROMETHEUS_MULTIPROC_DIR"' in (DEPLOY / "worker").read_text()
 
 
 def test_no_container_is_privileged_and_only_workers_have_a_capability() -> None:

@@ -26,7 +26,8 @@ FIELDS = {
     "MILLRACE_WORKER_THREADS": ("worker_threads", "1"), "MILLRACE_WEB_THREADS": ("web_threads", "4096"),
     "MILLRACE_SANDBOX_MODE": ("sandbox_mode", "permissive"), "MILLRACE_RUN_LOG_MB": ("run_log_mb", "1024"),
     "MILLRACE_LOG_LEVEL": ("log_level", "debug"), "MILLRACE_PUBLIC_URL": ("public_url", "https://example.com"),
-    "MILLRACE_TRUSTED_PROXIES": ("trusted_proxies", "0"),
+    "MILLRACE_TRUSTED_PROXIES": ("trusted_proxies", "0"), "MILLRACE_METRICS_HOST": ("metrics_host", "::"),
+    "MILLRACE_METRICS_PORT": ("metrics_port", "9464"),
 }  # fmt: skip
 
 
@@ -49,6 +50,7 @@ def test_an_empty_environment_means_this_machine_and_everything_embedded(
         "s3_public_endpoint": "", "secret_keys": "",
         "worker_processes": max(1, (os.cpu_count() or 1) // 2), "worker_threads": 8, "web_threads": 256,
         "sandbox_mode": "strict", "run_log_mb": 100, "log_level": "info", "public_url": "", "trusted_proxies": 0,
+        "metrics_host": "127.0.0.1", "metrics_port": 0,
     }  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
@@ -104,6 +106,7 @@ def test_a_file_that_cannot_be_read_is_named_and_its_content_is_not_shown(
 @pytest.mark.parametrize(("name", "low", "high"), [
     ("MILLRACE_PORT", 1, 65535), ("MILLRACE_WORKER_PROCESSES", 1, 256), ("MILLRACE_WORKER_THREADS", 1, 256),
     ("MILLRACE_WEB_THREADS", 2, 4096), ("MILLRACE_RUN_LOG_MB", 1, 1024), ("MILLRACE_TRUSTED_PROXIES", 0, 10),
+    ("MILLRACE_METRICS_PORT", 0, 65535),
 ])  # fmt: skip
 def test_a_number_is_whole_and_in_its_range_or_refused_by_name_value_and_rule(name: str, low: int, high: int) -> None:
     field = FIELDS[name][0]

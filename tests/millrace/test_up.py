@@ -1,6 +1,7 @@
 """`millrace up`, as far as it goes without a whole platform: refusals, credentials, and the self-check."""
 
 import fcntl
+import io
 import json
 import os
 import socket
@@ -25,6 +26,7 @@ from millrace.errors import Denied
 from millrace.objects import S3Objects
 from millrace.services import Services
 from millrace.settings import Settings
+from millrace.supervisor import Line
 from millrace.vault import Keyring
 from tests.fake_api import FakeApi
 
@@ -264,6 +266,29 @@ def test_lost_credentials_are_replaced_by_a_new_key_of_the_same_workspace(
     assert workspaces.authenticate(after["api_key"]).id == before["workspace"]
     with pytest.raises(Denied):
         workspaces.authenticate("mr_0000000000000000_" + "0" * 43)
+
+
+@pytest.mark.parametrize("name", ["MILLRACE_METRICS_PORT", "MILLRACE_METRICS_PORT_FILE"])
+def test_its_processes_do_not_fight_over_a_port_for_metrics_and_share_a_folder_that_is_empty(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.from_env({"MILLRACE_HOME": str(tmp_path)})
+    (tmp_path / "port").write_text("9464")
+    monkeypatch.setenv(name, "9464" if name.endswith("PORT") else str(tmp_path / "port"))
+    code = """import os; from millrace.settings import Settings
+print("port", Settings.from_env().metrics_port, os.listdir(os.environ["PROMETHEUS_MULTIPROC_DIR"]), flush=True)
+os.kill(os.getppid(), 15)"""
+    monkeypatch.setattr(welcome, "greet", lambda *_, **__: None)
+    monkeypatch.setattr(welcome, "next_steps", lambda *_: "")
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    left = settings.home / "run" / "metrics" / "counter_1.db"
+    left.parent.mkdir(parents=True)
+    left.touch()
+
+    assert up.watch(settings, {}, True, ROOT, [Line("web", (sys.executable, "-c", code))]) == 0
+
+    assert "| port 0 []" in out.getvalue()
 
 
 def test_the_self_check_shows_result_log_and_milliseconds(api: FakeApi) -> None:

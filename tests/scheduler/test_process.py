@@ -2,16 +2,18 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
-from millrace import events, ids, repair
+from millrace import events, ids, processes, repair
 from millrace.embedded import ValkeyServer
 from millrace.models import Event, Run, Schedule
 from millrace.services import Services
@@ -130,6 +132,27 @@ def test_a_wrong_setting_ends_it_with_a_sentence(settings: Settings, name: str, 
                           capture_output=True, text=True, timeout=30)
     assert done.returncode == 78
     assert name in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_without_web_it_shows_what_it_counts_itself(services: Services, begin: Callable[..., Process]) -> None:
+    world.script(services, schedule="rate(1 minute)")
+    url = f"http://127.0.0.1:{(port := processes.free_port())}/metrics"
+    process = begin(MILLRACE_METRICS_PORT=str(port))
+    due_in(0.1)
+    until(Run.get_or_none, 30)
+    until(lambda: 'millrace_schedule_firings_total{outcome="ran"} 1.0' in httpx.get(url).text)
+    assert httpx.post(url).status_code == 501
+    process.stop()
+
+
+def test_a_port_for_metrics_that_is_taken_ends_it_with_one_sentence(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run([sys.executable, "-m", "scheduler"], cwd=ROOT, capture_output=True, text=True, timeout=30,
+                              env=environment(settings) | {"MILLRACE_METRICS_PORT": str(port)})  # fmt: skip
+    assert done.returncode == 78
+    assert done.stderr.startswith(f"MILLRACE_METRICS_PORT is {port} but nothing can listen there")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_without_redis_it_goes_on_and_with_redis_it_catches_up(

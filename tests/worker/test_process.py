@@ -5,24 +5,31 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from millrace import repair, runs, runtimes
-from millrace.models import Event
+from millrace import processes, repair, runs, runtimes
+from millrace.models import Event, Run
 from millrace.services import Services
+from tests.fake_api import FakeApi
 from tests.launcher import ROOT, start_launcher
 from tests.worker.support import eventually, log_text, new_script, reload, submit
 
 SLOW = b"""exports.handler = async (p, c) => {
     await c.publish('was.here'); console.log('begun');
     await new Promise((done) => setTimeout(done, p.ms)); return 'slept' }"""
+
+UNTIL_FOUND = b"""exports.handler = async (p) => {
+    while ((await fetch(p.url)).status !== 200) await new Promise((done) => setTimeout(done, 50));
+    return 'found' }"""
 
 
 @pytest.fixture
@@ -32,10 +39,21 @@ def database_kind() -> str:
 
 
 @pytest.fixture(scope="module")
-def launcher_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def outside() -> Iterator[FakeApi]:
+    """A server that handlers may ask; it knows nothing until a test tells it."""
+    with FakeApi() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def launcher_home(tmp_path_factory: pytest.TempPathFactory, outside: FakeApi) -> Iterator[Path]:
     """The home of a launcher of our own."""
     home = tmp_path_factory.mktemp("launcher")
-    with start_launcher(home):
+    with start_launcher(home, MILLRACE_EGRESS_ALLOW=outside.url.removeprefix("http://")):
         yield home
 
 
@@ -127,6 +145,87 @@ def test_a_whole_group_that_is_told_to_stop_hears_it_twice_and_still_lets_the_ha
     worker.terminate()  # which tells its children again
     assert worker.wait(30) == 0
     assert (reload(run).status, reload(run).result) == ("succeeded", '"slept"')
+
+
+def test_one_process_that_is_killed_costs_its_siblings_runs_nothing_and_another_takes_new_ones_meanwhile(
+    services: Services, environ: Mapping[str, str], tmp_path: Path, outside: FakeApi
+) -> None:
+    with several(environ, tmp_path) as process:
+        run = submit(services, new_script(services, UNTIL_FOUND, slug="waits"), {"url": f"{outside.url}/found"})
+        eventually(lambda: reload(run).status == "running", 60)
+        (idle,) = set(_children(process.pid)) - {_carrier(run)}
+        os.kill(idle, signal.SIGKILL)
+        # The other process has a single thread, which is taken: only the new one can carry this.
+        new = submit(services, new_script(services), {"name": "Ada"})
+        assert runs.await_end(services, new.id, 60).status == "succeeded"
+        assert _carrier(new) not in (idle, _carrier(run))
+        assert reload(run).status == "running"
+        outside.answers["GET /found"] = (200, {})
+        done = runs.await_end(services, run.id, 60)
+        assert (done.status, done.attempt, done.result) == ("succeeded", 1, '"found"')
+        assert process.poll() is None
+
+
+def test_a_stop_of_the_whole_group_lets_the_handlers_of_all_end_and_a_second_one_too(
+    services: Services, environ: Mapping[str, str], tmp_path: Path
+) -> None:
+    slow = new_script(services, SLOW)
+    with several(environ, tmp_path) as process:
+        both = [submit(services, slow, {"ms": 4000}) for _ in range(2)]
+        for run in both:
+            eventually(lambda run=run: reload(run).status == "running", 60)  # type: ignore[misc]
+        children = _children(process.pid)
+        assert {_carrier(run) for run in both} == set(children)
+        os.killpg(process.pid, signal.SIGTERM)
+        eventually(lambda: (tmp_path / "worker.log").read_text().count("stopping: running handlers have") == 2)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert [(reload(run).status, reload(run).attempt) for run in both] == [("succeeded", 1)] * 2
+
+
+def test_without_web_the_worker_itself_shows_what_its_processes_count_and_those_before_them(
+    services: Services, environ: Mapping[str, str], tmp_path: Path
+) -> None:
+    port = processes.free_port()
+    url = f"http://127.0.0.1:{port}/metrics"
+    with worker_process({**environ, "MILLRACE_METRICS_PORT": str(port)}, tmp_path / "worker.log") as process:
+        run = submit(services, new_script(services, SLOW), {"ms": 60_000})
+        eventually(lambda: reload(run).status == "running", 60)
+        assert "millrace_runs_in_work 1.0" in httpx.get(url).text
+        os.kill(_carrier(run), signal.SIGKILL)
+        for number in range(2):
+            other = submit(services, new_script(services, slug=f"other-{number}"), {"name": "Ada"})
+            assert runs.await_end(services, other.id, 60).status == "succeeded"
+        text = 'millrace_runs_total{status="succeeded",trigger="api"} 2.0'
+        eventually(lambda: text in httpx.get(url).text)
+        eventually(lambda: "millrace_runs_in_work 0.0" in httpx.get(url).text)
+        assert httpx.post(url).status_code == 501
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_a_port_for_metrics_that_is_taken_ends_it_with_one_sentence(
+    environ: Mapping[str, str], tmp_path: Path, outside: FakeApi
+) -> None:
+    taken = outside.url.rpartition(":")[2]
+    with worker_process({**environ, "MILLRACE_METRICS_PORT": taken}, tmp_path / "worker.log") as process:
+        assert process.wait(60) == 78
+    (line,) = (tmp_path / "worker.log").read_text().splitlines()
+    assert line.startswith(f"MILLRACE_METRICS_PORT is {taken} but nothing can listen there")
+
+
+@contextmanager
+def several(environ: Mapping[str, str], folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker of two processes that carry one run each."""
+    settings = {"MILLRACE_WORKER_PROCESSES": "2", "MILLRACE_WORKER_THREADS": "1"}
+    with worker_process({**environ, **settings}, folder / "worker.log") as process:
+        yield process
+
+
+def _carrier(run: Run) -> int:
+    """The process that claimed it."""
+    return int((reload(run).worker or "").rpartition(":")[2])
 
 
 def test_a_killed_worker_leaves_its_run_to_the_sweeper_and_another_worker_goes_on(
