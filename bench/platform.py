@@ -39,6 +39,7 @@ def measure(running: Platform, runs: int, idle_s: float, idle_times: int) -> Non
         report("sync hello with a log line, warm", repeat(lambda: execute(client, "logging"), runs))
         report("sync hello, a fresh jail each, 200 ms apart", repeat(lambda: execute(client, "fresh"), 30, pause_s=0.2))
         report("first run of a new script, 200 ms apart", first_runs(client, 20), "p50 <= 20")
+        show("a batch of 10,000, from the request to the last end", f"{drain(client, 10_000):8.0f} runs/s", ">= 300")
         report("async accept", repeat(lambda: submit(client, "plain"), runs), "p99 <= 20")
         idle = [after_silence(client, idle_s) for _ in range(idle_times)]
         report(f"first run after {idle_s:.0f} s of silence", idle, "p50 <= 10")
@@ -51,6 +52,22 @@ def first_runs(client: httpx.Client, count: int) -> list[float]:
         create(client, f"new-{number:02d}", f"{HELLO} // {number}", "reuse")
         taken += repeat(lambda number=number: execute(client, f"new-{number:02d}"), 1, pause_s=0.2)  # type: ignore[misc]
     return taken
+
+
+def drain(client: httpx.Client, count: int) -> float:
+    """How many runs of a batch end each second, from the request that starts it."""
+    create(client, "many", HELLO, "reuse")
+    execute(client, "many")
+    started = time.perf_counter()
+    answer = client.post("/scripts/many/batches", json={"items": [{"name": "x"}] * count})
+    answer.raise_for_status()
+    url = f"/scripts/many/batches/{answer.json()['batch_id']}"
+    show("a batch of 10,000 accepted after", f"{(time.perf_counter() - started) * 1000:8.0f} ms")
+    while (shown := client.get(url).json())["status"] == "running":
+        time.sleep(0.5)
+    if shown["counts"]["completed"] != count:
+        raise RuntimeError(f"not all completed: {shown}")
+    return count / (time.perf_counter() - started)
 
 
 def after_silence(client: httpx.Client, idle_s: float) -> float:

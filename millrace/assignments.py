@@ -30,6 +30,7 @@ class Assignment:
 _RUN = (
     Run.id, Run.workspace, Run.script, Run.version, Run.status, Run.trigger, Run.payload, Run.payload_key,
     Run.available_at, Run.attempt, Run.tries, Run.event_id, Run.due_at, Run.depth,
+    Run.batch_id, Run.callback_url,
 )  # fmt: skip
 _SCRIPT = (
     Script.uuid, Script.slug, Script.runtime, Script.entry_point, Script.revision, Script.memory_mb,

@@ -22,7 +22,7 @@ from millrace.errors import Unavailable
 STREAM = "millrace:events"
 GROUP = "routers"
 CHANNEL = "millrace:hints"
-BATCH = 64
+AT_ONCE = 64
 
 MAX_WAIT_MS = 5000  # the longest that a `receive` may wait; the client gives up on a silent server soon after
 
@@ -76,8 +76,8 @@ class Bus(Protocol):
     def backlog(self) -> int:
         """How many announced events are not done yet."""
 
-    def hint(self, topic: str, text: str) -> None:
-        """Tell whoever listens to the topic now; nobody else will ever hear it."""
+    def hint(self, topic: str, text: str) -> bool:
+        """Tell whoever listens to the topic now; nobody else will ever hear it. Returns whether it went out."""
 
     def listen(self, *topics: str) -> Any:
         """A context manager that yields a `Listener` of these topics."""
@@ -138,12 +138,12 @@ class MemoryBus:
     def receive(self, consumer: str, wait_ms: int) -> list[Delivery]:
         with self._changed:
             self._changed.wait_for(lambda: self._announced, timeout=wait_ms / 1000)
-            return self._hold([self._announced.popleft() for _ in range(min(len(self._announced), BATCH))])
+            return self._hold([self._announced.popleft() for _ in range(min(len(self._announced), AT_ONCE))])
 
     def reclaim(self, consumer: str, idle_ms: int) -> list[Delivery]:
         with self._changed:
             latest = time.monotonic() - idle_ms / 1000
-            return self._hold([each for since, each in self._held.values() if since <= latest][:BATCH])
+            return self._hold([each for since, each in self._held.values() if since <= latest][:AT_ONCE])
 
     def _hold(self, deliveries: list[Delivery]) -> list[Delivery]:
         self._held.update({each.entry: (time.monotonic(), each) for each in deliveries})
@@ -157,8 +157,9 @@ class MemoryBus:
         with self._changed:
             return len(self._announced) + len(self._held)
 
-    def hint(self, topic: str, text: str) -> None:
+    def hint(self, topic: str, text: str) -> bool:
         self._topics.tell(topic, text)
+        return True
 
     def listen(self, *topics: str) -> Any:
         return self._topics.joined(topics)
@@ -191,13 +192,13 @@ class RedisBus:
     def receive(self, consumer: str, wait_ms: int) -> list[Delivery]:
         wait = min(wait_ms, MAX_WAIT_MS) or None
         answer = self._in_group(
-            lambda: self._waiting_client.xreadgroup(GROUP, consumer, {STREAM: ">"}, count=BATCH, block=wait)
+            lambda: self._waiting_client.xreadgroup(GROUP, consumer, {STREAM: ">"}, count=AT_ONCE, block=wait)
         )
         return [_delivery(*entry) for _, entries in answer or [] for entry in entries]
 
     def reclaim(self, consumer: str, idle_ms: int) -> list[Delivery]:
         answer = self._in_group(
-            lambda: self._client.xautoclaim(STREAM, GROUP, consumer, min_idle_time=idle_ms, count=BATCH)
+            lambda: self._client.xautoclaim(STREAM, GROUP, consumer, min_idle_time=idle_ms, count=AT_ONCE)
         )
         return [_delivery(*entry) for entry in answer[1] if entry[1]]
 
@@ -214,11 +215,13 @@ class RedisBus:
         # What is done is deleted, so the stream holds just what is not.
         return int(self._in_group(lambda: self._client.xlen(STREAM)))
 
-    def hint(self, topic: str, text: str) -> None:
+    def hint(self, topic: str, text: str) -> bool:
         try:
             self._client.publish(CHANNEL, f"{topic}\n{text}")
         except redis.RedisError as error:
             log.warning("hint lost, listeners look by themselves: %s", error)
+            return False
+        return True
 
     def listen(self, *topics: str) -> Any:
         self._start()

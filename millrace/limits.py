@@ -10,7 +10,7 @@ from typing import Any
 
 from millrace import audit, metrics
 from millrace.database import is_sqlite, transaction
-from millrace.errors import Invalid, NotFound, TooMany
+from millrace.errors import Invalid, NotFound, TooMany, Unprocessable
 from millrace.models import Run, Workspace
 from millrace.models.run import RUNNING
 from millrace.models.script import DELETED
@@ -135,27 +135,47 @@ def _held(query: Any) -> Any:
 
 
 def check(
-    services: Services, workspace_id: str, limits: Mapping[str, Any], stored_bytes: int | None, now: int
+    services: Services, workspace_id: str, limits: Mapping[str, Any], stored_bytes: int | None, now: int,
+    runs: int = 1,
 ) -> None:
-    """Refuse a run that is over a quota with TooMany. Within the transaction that adds the run, whose script is held.
+    """Refuse runs that are over a quota with TooMany, or with Unprocessable if they always will be.
 
+    Within the transaction that adds them, whose script is held.
     `limits` and `stored_bytes` are the workspace's columns. Runs of today are counted up to the limit and no further.
     """
-    stored_mb, per_day = limits.get("stored_mb"), limits.get("runs_per_day")
-    if stored_mb is not None and (stored_bytes or 0) >= stored_mb * MB:
-        raise _refusal(
-            "stored_mb", f"Workspace '{workspace_id}' stores {(stored_bytes or 0) // MB} MB, and may store {stored_mb} "
-            "MB (stored_mb). It is measured every ten minutes.", MEASURE_EVERY_S,
-        )  # fmt: skip
+    _check_stored(workspace_id, limits, stored_bytes)
+    per_day = limits.get("runs_per_day")
     if per_day is None:
         return
     # Held until the end, so that two scripts do not both take the last run of the day.
     _held(Workspace.select(Workspace.id).where(Workspace.id == workspace_id)).execute()
+    if runs > per_day:
+        metrics.quota_refusals().labels(limit="runs_per_day").inc()
+        raise Unprocessable(
+            f"Workspace '{workspace_id}' may start {per_day} runs a day of UTC (runs_per_day), and not {runs} at once."
+        )
     tomorrow = day_of(now) + DAY_MS
-    if _count_today(workspace_id, now, per_day) >= per_day:
+    started = _count_today(workspace_id, now, per_day)
+    if started + runs > per_day:
+        more = "" if runs == 1 else f" and not {runs} more"
         raise _refusal(
-            "runs_per_day", f"Workspace '{workspace_id}' has started {per_day} runs today, and may start {per_day} a "
-            "day of UTC (runs_per_day).", -(-(tomorrow - now) // 1000),
+            "runs_per_day", f"Workspace '{workspace_id}' has started {started} runs today, and may start {per_day} a "
+            f"day of UTC (runs_per_day){more}.", -(-(tomorrow - now) // 1000),
+        )  # fmt: skip
+
+
+def check_stored(workspace_id: str) -> None:
+    """Refuse to store more with TooMany, if the workspace stores what it may."""
+    workspace = Workspace.select(Workspace.limits, Workspace.stored_bytes).where(Workspace.id == workspace_id).get()
+    _check_stored(workspace_id, workspace.limits or {}, workspace.stored_bytes)
+
+
+def _check_stored(workspace_id: str, limits: Mapping[str, Any], stored_bytes: int | None) -> None:
+    stored_mb = limits.get("stored_mb")
+    if stored_mb is not None and (stored_bytes or 0) >= stored_mb * MB:
+        raise _refusal(
+            "stored_mb", f"Workspace '{workspace_id}' stores {(stored_bytes or 0) // MB} MB, and may store {stored_mb} "
+            "MB (stored_mb). It is measured every ten minutes.", MEASURE_EVERY_S,
         )  # fmt: skip
 
 

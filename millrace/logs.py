@@ -22,6 +22,7 @@ CONTENT_TYPE = "text/plain; charset=utf-8"
 ATTEMPT_STRIDE = 1_000_000  # chunk numbers of attempt n begin at (n - 1) times this
 _HEAD = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) ([A-Z ]{6}) (.*)", re.DOTALL)
 _INDENT = "    "
+REMOVED = ""  # the key of a log that was removed because of its age, so that nobody makes it anew
 _WHOLE = "try-"  # what the whole log of a later try begins with, beside the chunks
 
 
@@ -175,7 +176,7 @@ def _joined(objects: ObjectStore, keys: Sequence[str], end_mark: bytes) -> Itera
 def locate(services: Services, run: Run) -> str | None:
     """The key of a run's whole log. Joins what a timeout or a crash left as chunks; None if there is no log."""
     if run.log_key is not None or run.status not in FINAL:
-        return run.log_key
+        return run.log_key or None
     whole = _join_or_find(services, run, _last_part(run), _end_mark(run))
     if whole is not None or run.log_chunks:
         with transaction():
@@ -192,8 +193,10 @@ def locate_earlier(services: Services, run: Run) -> list[str | None]:
             mark = _LOST_MARK if earlier.error_code == WORKER_LOST else b""
             earlier.log_key = _join_or_find(services, run, Part(len(keys), after, earlier.number), mark)
             if earlier.log_key is not None:
-                earlier.save(only=["log_key"])
-        keys.append(earlier.log_key)
+                Attempt.update(log_key=earlier.log_key).where(
+                    Attempt.id == earlier.id, Attempt.log_key.is_null()
+                ).execute()
+        keys.append(earlier.log_key or None)
         after = earlier.number
     return keys
 

@@ -52,6 +52,12 @@ def runs_retried() -> Counter:
 
 
 @_once
+def callbacks() -> Counter:
+    """What came of telling the ends of runs."""
+    return Counter("millrace_callbacks", "Tries to tell the end of a run: delivered, retried, failed.", ["outcome"])
+
+
+@_once
 def run_seconds() -> Histogram:
     """How long handlers took."""
     return Histogram("millrace_run_seconds", "From handing the job to a jail to its end.", ["status"], buckets=_SECONDS)

@@ -17,6 +17,7 @@ from millrace.models import (
     ApiKey,
     Artifact,
     Audit,
+    Batch,
     Event,
     Firing,
     Hook,
@@ -33,7 +34,7 @@ from millrace.models.run import FINAL, RUNNING
 from millrace.models.script import DELETED
 from millrace.services import Services
 
-BATCH = 500  # rows that one transaction removes
+PART = 500  # rows that one transaction removes
 # How long a deleted workspace's row stays: a worker that was cut off may yet store what it had begun to.
 LATE_MS = 5 * 60 * 1000
 _FOLDERS = ("logs", "results", "artifacts", "payloads")
@@ -87,17 +88,19 @@ def purge(services: Services, script_uuid: str) -> bool:
 
     The objects go first, so that a failure leaves the rows that name them. Raises Unavailable.
     """
-    past = list(Run.select(*NEEDED).where(Run.script == script_uuid).limit(BATCH))
+    past = list(
+        Run.select(*NEEDED).where(Run.script == script_uuid).order_by(Run.created_at, Run.id).limit(PART)
+    )
     if past:
         services.objects.delete(object_keys(services, past))
         with transaction():
             Run.delete().where(Run.id.in_([run.id for run in past])).execute()
-        if len(past) == BATCH:
+        if len(past) == PART:
             return False
-    for model in (Firing, IdempotencyKey):
-        some = model.select(model.id).where(model.script == script_uuid).limit(BATCH)
+    for model in (Batch, Firing, IdempotencyKey):
+        some = model.select(model.id).where(model.script == script_uuid).limit(PART)
         with transaction():
-            if model.delete().where(model.id.in_([row.id for row in some])).execute() == BATCH:
+            if model.delete().where(model.id.in_([row.id for row in some])).execute() == PART:
                 return False
     services.objects.delete_prefix(f"scripts/{script_uuid}/")
     with transaction():
@@ -110,7 +113,7 @@ def object_keys(services: Services, past: Sequence[Run]) -> list[str]:
     files = Artifact.select(Artifact.object_key).where(Artifact.run.in_([run.id for run in past]))
     keys = [file.object_key for file in files]
     for run in past:
-        keys += [key for key in (run.payload_key, run.log_key, run.result_key) if key is not None]
+        keys += [key for key in (run.payload_key, run.log_key, run.result_key) if key]
         # The row does not know the keys of what was begun and not recorded. Who never was begun has but its payload,
         # and there may be thousands of those: each look would cost four questions to the store.
         begun = run.attempt > 0 and run.status not in FINAL
@@ -175,9 +178,9 @@ def _purge_workspace(services: Services, workspace_id: str) -> bool:
         purge(services, script.uuid)
         return True
     for model in (Event, Audit):
-        some = model.select(model.id).where(model.workspace == workspace_id, *_but_the_deletion(model)).limit(BATCH)
+        some = model.select(model.id).where(model.workspace == workspace_id, *_but_the_deletion(model)).limit(PART)
         with transaction():
-            if model.delete().where(model.id.in_([row.id for row in some])).execute() == BATCH:
+            if model.delete().where(model.id.in_([row.id for row in some])).execute() == PART:
                 return True
     if services.clock() < _deleted_at(workspace_id) + LATE_MS:
         return False

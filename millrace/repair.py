@@ -14,7 +14,7 @@ import peewee
 
 from millrace import admission, database, events, logs, removal, runs
 from millrace.errors import PlatformError
-from millrace.models import IdempotencyKey, Run
+from millrace.models import Attempt, IdempotencyKey, Run
 from millrace.models.run import CANCELLED, FAILED, QUEUED, RUNNING, WORKER_LOST
 from millrace.services import Services
 
@@ -127,14 +127,20 @@ def announce_unrouted(services: Services, limit: int = 1000) -> int:
 
 
 def join_logs(services: Services, limit: int = 20) -> int:
-    """Make the logs of runs that ended, but left them in chunks. Returns how many. Raises Unavailable."""
+    """Make the logs of runs that ended, and of tries that lost their worker, but left them in chunks.
+
+    Returns how many runs they were of. Raises Unavailable.
+    """
     in_chunks = Run.select(Run.id).where(
         Run.log_key.is_null(), Run.completed_at.is_null(False), peewee.SQL("log_chunks > 0")
     )
     # More are looked at than joined, so that damaged ones, which stay, do not fill the limit for ever.
     found = [run.id for run in in_chunks.order_by(Run.completed_at).limit(10 * limit)]
+    # As its index has it; whoever joins such a log notes its key.
+    lost = Attempt.select(Attempt.run).where(Attempt.log_key.is_null(), peewee.SQL("error_code = 'WORKER_LOST'"))
+    found += [attempt.run_id for attempt in lost.order_by(Attempt.id).limit(10 * limit)]
     joined = 0
-    for run_id in found:
+    for run_id in dict.fromkeys(found):
         joined += safely("a log", run_id, functools.partial(_join, services, run_id))
         if joined == limit:
             break
@@ -143,7 +149,7 @@ def join_logs(services: Services, limit: int = 20) -> int:
 
 def _join(services: Services, run_id: str) -> bool:
     run = Run.get_or_none(Run.id == run_id)
-    return run is not None and logs.locate(services, run) is not None
+    return run is not None and any([*logs.locate_earlier(services, run), logs.locate(services, run)])
 
 
 def forget_keys(services: Services, limit: int = 1000) -> int:

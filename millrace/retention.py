@@ -5,24 +5,26 @@ that it leaves are named by no row; `millrace.stocktaking` finds and deletes the
 Only runs that are over are looked at: what is queued or running stays, however old it is.
 """
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import peewee
 
-from millrace import audit, limits, metrics, removal
+from millrace import audit, limits, logs, metrics, removal
 from millrace.database import transaction
 from millrace.limits import Limits
-from millrace.models import Artifact, Attempt, Audit, DeadLetter, Event, Firing, Run, Script, Workspace
+from millrace.models import Artifact, Attempt, Audit, Batch, DeadLetter, Event, Firing, Run, Script, Workspace
 from millrace.models.script import DELETED
 from millrace.services import Services
 
-BATCH = 200  # rows of a kind that one step removes
+PART = 200  # rows of a kind that one step removes
 EVERY_S = 60.0
 AUDIT_DAYS = 365
 ACTION = "retention.removed"
 ACTOR = "sweeper"
+_KINDS = {field.name for field in dataclasses.fields(limits.RetentionDays)}
 
 _Mark = tuple[int, str]  # completed_at and id of a run
 _START: _Mark = (-1, "")
@@ -93,23 +95,21 @@ class Retention:
         moment, tie = self._marks.get((workspace_id, kind), _START)
         after = (Run.completed_at > moment) | ((Run.completed_at == moment) & (Run.id > tie))
         query = _ended(workspace_id, cutoff).where(Run.completed_at >= moment, after)
-        some = list(query.order_by(Run.completed_at, Run.id).limit(BATCH))
+        some = list(query.order_by(Run.completed_at, Run.id).limit(PART))
         if some:
             removed[kind] += remove(some)
             self._marks[workspace_id, kind] = (some[-1].completed_at, some[-1].id)
         removed += Counter()  # without those that are zero
-        return len(some) == BATCH
+        return len(some) == PART
 
     def _remove_logs(self, past: Sequence[Run]) -> int:
         """Nobody finds them any more, then they are gone."""
-        having = [run for run in past if run.log_key or run.log_chunks or run.tries]
+        having = [run for run in past if run.log_key or run.log_chunks or (run.tries and run.log_key is None)]
         keys = [key for run in having for key in removal.log_keys(self._services, run)]
         if not keys:
             return 0
         _forget_logs(having)
         self._services.objects.delete(keys)
-        # Whoever asked for a log in this very moment has found it and noted its key again.
-        _forget_logs(having)
         return len(having)
 
     def _remove_artifacts(self, past: Sequence[Run]) -> int:
@@ -126,7 +126,7 @@ class Retention:
         cutoff = limits.cutoff(wanted, "runs", self._services.clock())
         if cutoff is None:
             return False
-        past = list(_ended(workspace_id, cutoff).order_by(Run.completed_at).limit(BATCH))
+        past = list(_ended(workspace_id, cutoff).order_by(Run.completed_at).limit(PART))
         if past:
             keys = removal.object_keys(self._services, past)
             ids = [run.id for run in past]
@@ -135,17 +135,17 @@ class Retention:
                 removed["runs"] += Run.delete().where(Run.id.in_(ids)).execute()
             self._services.objects.delete(keys)
         removed += Counter()
-        return len(past) == BATCH
+        return len(past) == PART
 
     def _remove_rows(self, workspace_id: str, wanted: Limits, removed: Counter[str]) -> bool:
         """What is a row and nothing else."""
         now = self._services.clock()
         for kind, (model, conditions) in _rows(workspace_id).items():
-            cutoff = limits.cutoff(wanted, "runs" if kind == "firings" else kind, now)
+            cutoff = limits.cutoff(wanted, kind if kind in _KINDS else "runs", now)
             if cutoff is not None:
                 removed[kind] += _in_one_go(model, *conditions(cutoff))
         removed["audit"] += _in_one_go(Audit, Audit.workspace == workspace_id, Audit.at < self._audit_cutoff())
-        full = any(removed[kind] >= BATCH for kind in (*_rows(workspace_id), "audit"))
+        full = any(removed[kind] >= PART for kind in (*_rows(workspace_id), "audit"))
         removed += Counter()
         return full
 
@@ -160,22 +160,26 @@ def _ended(workspace_id: str, cutoff: int) -> "peewee.ModelSelect[Run]":
 def _forget_logs(having: Sequence[Run]) -> None:
     ids = [run.id for run in having]
     with transaction():
-        Run.update(log_key=None, log_chunks=0).where(Run.id.in_(ids)).execute()
-        Attempt.update(log_key=None).where(Attempt.run.in_(ids)).execute()
+        Run.update(log_key=logs.REMOVED, log_chunks=0).where(Run.id.in_(ids)).execute()
+        Attempt.update(log_key=logs.REMOVED).where(Attempt.run.in_(ids)).execute()
 
 
 _Conditions = Callable[[int], tuple[peewee.Expression, ...]]
 
 
-def _rows(workspace_id: str) -> dict[str, tuple[type[Event | DeadLetter | Firing], _Conditions]]:
+def _rows(workspace_id: str) -> dict[str, tuple[type[Event | Batch | DeadLetter | Firing], _Conditions]]:
     """Which rows of a kind a cutoff removes."""
     scripts = Script.select(Script.uuid).where(Script.workspace == workspace_id)
+    items = Run.select(Run.id).where(Run.batch_id == Batch.id)
     return {
         "events": (Event, lambda cutoff: (
             Event.workspace == workspace_id, Event.created_at < cutoff, Event.routed_at.is_null(False)
         )),
         "dead_letters": (DeadLetter, lambda cutoff: (
             DeadLetter.workspace == workspace_id, DeadLetter.created_at < cutoff
+        )),
+        "batches": (Batch, lambda cutoff: (
+            Batch.workspace == workspace_id, Batch.created_at < cutoff, ~peewee.fn.EXISTS(items)
         )),
         # A due time of the past may have been made up for just now.
         "firings": (Firing, lambda cutoff: (
@@ -184,9 +188,9 @@ def _rows(workspace_id: str) -> dict[str, tuple[type[Event | DeadLetter | Firing
     }  # fmt: skip
 
 
-def _in_one_go(model: type[Event | DeadLetter | Firing | Audit], *conditions: peewee.Expression) -> int:
-    """Remove up to `BATCH` of these rows. Returns how many."""
-    some = [row.id for row in model.select(model.id).where(*conditions).limit(BATCH)]
+def _in_one_go(model: type[Event | Batch | DeadLetter | Firing | Audit], *conditions: peewee.Expression) -> int:
+    """Remove up to `PART` of these rows. Returns how many."""
+    some = [row.id for row in model.select(model.id).where(*conditions).limit(PART)]
     if not some:
         return 0
     with transaction():

@@ -17,15 +17,16 @@ from typing import Any
 
 import peewee
 
-from millrace import cron, database, duetimes, logs, runs
+from millrace import cron, database, duetimes, logs, paging, runs
 from millrace.database import transaction
 from millrace.errors import Conflict, DomainError, Invalid, NotFound, PlatformError
 from millrace.models import Firing, Run, Schedule, Script
 from millrace.models.run import QUEUED
+from millrace.paging import Position
 from millrace.services import Services
 
 RETRY_MS = 60_000  # how long a schedule is left alone whose next due time cannot be told for a fault of ours
-BATCH = 100  # due times of one schedule that a tick makes up for; the next tick goes on
+PART = 100  # due times of one schedule that a tick makes up for; the next tick goes on
 OVERLAP = ("allow", "skip", "queue", "cancel")
 CATCH_UP = ("none", "last", "all")
 CATCH_UP_MINUTES = (1, 44_640)
@@ -106,9 +107,17 @@ def upcoming(schedule: Schedule, after: int, count: int) -> list[int]:
     )
 
 
-def firings(script: Script, limit: int) -> list[Firing]:
-    """The latest records of due times, newest first."""
-    return list(Firing.select().where(Firing.script == script.uuid).order_by(Firing.due_at.desc()).limit(limit))
+def firings(
+    script: Script, size: int, before: Position | None = None, outcome: str | None = None
+) -> tuple[list[Firing], Position | None]:
+    """Records of due times, the latest due time first, and where the next page begins."""
+    query = Firing.select().where(Firing.script == script.uuid)
+    if before is not None:
+        query = query.where(Firing.due_at < before[0])
+    if outcome is not None:
+        query = query.where(Firing.outcome == outcome)
+    rows = list(query.order_by(Firing.due_at.desc()).limit(size + 1))
+    return paging.cut(rows, size, lambda firing: (firing.due_at, script.uuid))
 
 
 def next_due() -> int | None:
@@ -180,7 +189,7 @@ def fire_due(services: Services, limit: int = 500) -> list[Fired]:
     for schedule in due:
         if len(fired) >= limit:
             break
-        fired += _fire_safely(services, schedule, now, most=min(BATCH, limit - len(fired)))
+        fired += _fire_safely(services, schedule, now, most=min(PART, limit - len(fired)))
     _end_outdated(services)
     return fired
 

@@ -1,6 +1,7 @@
 """Scripts: create, change, read, delete; their versions, diff and rollback."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any
 
 import peewee
 
-from millrace import diffs, events, languages, objects, paging, runs, schedules, secrets, triggers
+from millrace import callbacks, diffs, events, languages, limits, objects, paging, runs, schedules, secrets, triggers
 from millrace.compiled import Row, place
 from millrace.database import UNREACHABLE, transaction
 from millrace.errors import Conflict, Invalid, NotFound, TooLarge
@@ -18,6 +19,7 @@ from millrace.paging import Position
 from millrace.retries import Policy
 from millrace.services import Services
 from millrace.triggers import Triggers
+from millrace.vault import Randomness
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 MEMORY_MB = (128, 1024)
@@ -49,6 +51,8 @@ class NewScript:
     egress_hosts: list[str] | None = None
     retry: Mapping[str, Any] | None = None  # see `retries.Policy`
     concurrency: Mapping[str, Any] | None = None  # {"key", "limit"}
+    callback_url: str | None = None  # who is told when a run is over
+    callback_secret: str | None = field(default=None, repr=False)  # one is made for a URL without
     tags: Mapping[str, str] = field(default_factory=dict)
     schedule: str | None = None
     time_zone: str | None = None
@@ -72,15 +76,17 @@ class Change:
     schedule_policy: Mapping[str, Any] | None = None
     secrets: Mapping[str, str] | None = None
     triggers: Triggers | None = None
+    callback_secret: str | None = field(default=None, repr=False)
 
 
-def create(services: Services, workspace_id: str, new: NewScript) -> Script:
+def create(services: Services, workspace_id: str, new: NewScript, random: Randomness = os.urandom) -> Script:
     """A new script with version 1. Raises Conflict for a taken id, Invalid for a broken rule; then nothing is left."""
     if not SLUG.fullmatch(new.slug):
         raise Invalid("id must have 3 to 63 lowercase letters, digits and hyphens, and begin and end with a letter "
                       "or digit.", field="id", value=new.slug)
     if not new.schedule:
         _check_no_more_of_schedule(new)
+    _check_callback(new.callback_url, new.callback_secret)
     now = services.clock()
     script = Script(
         uuid=services.new_id(), workspace=workspace_id, slug=new.slug, display_name=new.display_name,
@@ -88,7 +94,7 @@ def create(services: Services, workspace_id: str, new: NewScript) -> Script:
         entry_point=new.entry_point or languages.of(new.runtime).entry_point, status=new.status, version=1,
         memory_mb=new.memory_mb, timeout_seconds=new.timeout_seconds, isolation=new.isolation,
         max_concurrent_runs=new.max_concurrent_runs, egress_hosts=new.egress_hosts, tags=dict(new.tags),
-        retry=_checked_retry(new.retry), concurrency=new.concurrency,
+        retry=_checked_retry(new.retry), concurrency=new.concurrency, callback_url=new.callback_url,
         created_at=now, updated_at=now,
     )
     if _exists(workspace_id, new.slug):
@@ -96,6 +102,7 @@ def create(services: Services, workspace_id: str, new: NewScript) -> Script:
     key = _store_source(services, script, 1, new.source)
     try:
         with transaction():
+            callbacks.secure(services, script, new.callback_secret, random)
             script.save(force_insert=True)
             _add_version(script, 1, new.source, key, now)
             secrets.replace(services, script, new.secrets)
@@ -120,6 +127,13 @@ def _checked_retry(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return policy.as_json()
 
 
+def _check_callback(url: str | None, secret: str | None) -> None:
+    if url is not None:
+        callbacks.check_url(url)
+    if secret is not None:
+        callbacks.check_secret(secret)
+
+
 def _exists(workspace_id: str, slug: str) -> bool:
     return bool(Script.select().where(Script.workspace == workspace_id, Script.slug == slug).exists())
 
@@ -128,8 +142,9 @@ def _taken(slug: str) -> Conflict:
     return Conflict(f"A script with the id '{slug}' exists already.")
 
 
-def update(services: Services, script: Script, change: Change) -> Script:
+def update(services: Services, script: Script, change: Change, random: Randomness = os.urandom) -> Script:
     """Change what is given and nothing else. New content makes a new version; the same content does not."""
+    _check_callback(change.columns.get("callback_url"), change.callback_secret)
     now = services.clock()
     current = version(script, script.version)
     fresh = change.source is not None and _sha256(change.source) != current.hash
@@ -144,6 +159,7 @@ def update(services: Services, script: Script, change: Change) -> Script:
             if fresh and change.source is not None:
                 _bump_version(script, change.source, key, now)
             _apply(services, script, change)
+            callbacks.secure(services, script, change.callback_secret, random)
             script.updated_at = now
             script.save()
             fact = events.record_fact(
@@ -303,6 +319,7 @@ def _add_version(
 
 
 def _store_source(services: Services, script: Script, number: int, content: bytes) -> str:
+    limits.check_stored(script.workspace_id)
     language = languages.of(script.runtime)
     # The hash keeps two updates at once from writing to the same key; a token keeps a failed one from deleting
     # what the other wrote, should both carry the same content.

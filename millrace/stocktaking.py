@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import peewee
 
-from millrace import limits, metrics
+from millrace import limits, logs, metrics
 from millrace.models import Artifact, Run, Script, Version, Workspace
 from millrace.models.script import DELETED
 from millrace.services import Services
 
-BATCH = 1000  # objects of one step, which is what a store lists in one answer
+PART = 1000  # objects of one step, which is what a store lists in one answer
 LATE_MS = 3600 * 1000  # what is younger may belong to a row that is only being written
 _FOLDERS = ("payloads", "logs", "results", "artifacts")
 _KEY = re.compile(r"(payloads|logs|results|artifacts)/[^/]+/([0-9a-f-]{36})(?=[./])")
@@ -41,7 +41,7 @@ class Stocktaking:
         self._at_hand: Iterator[None] | None = None
 
     def step(self) -> bool:
-        """Look at the next `BATCH` objects. Returns whether there is more to look at now. Raises Unavailable."""
+        """Look at the next `PART` objects. Returns whether there is more to look at now. Raises Unavailable."""
         if self._at_hand is None:
             self._at_hand = self._begin()
         if self._at_hand is None:
@@ -72,7 +72,7 @@ def take(services: Services, workspace_id: str) -> Iterator[None]:
     """Measure a workspace, in steps; the sum is written at the end. Deletes what no row names on the way."""
     total = 0
     sized = itertools.chain.from_iterable(services.objects.sizes(f"{each}/{workspace_id}/") for each in _FOLDERS)
-    while some := list(itertools.islice(sized, BATCH)):
+    while some := list(itertools.islice(sized, PART)):
         orphans = unnamed(workspace_id, [key for key, _ in some], services.clock() - LATE_MS)
         services.objects.delete(orphans)
         metrics.objects_collected().inc(len(orphans))
@@ -86,7 +86,7 @@ def take(services: Services, workspace_id: str) -> Iterator[None]:
 def collect_sources(services: Services) -> Iterator[None]:
     """Delete, in steps, the sources of scripts that have no row: whoever stored one died before that was written."""
     before, listed = services.clock() - LATE_MS, services.objects.sizes("scripts/")
-    while some := [key for key, _ in itertools.islice(listed, BATCH)]:
+    while some := [key for key, _ in itertools.islice(listed, PART)]:
         owners = {key: key.split("/")[1] for key in some}
         old = {owner for owner in owners.values() if _made_at(owner) < before}
         known = {script.uuid for script in Script.select(Script.uuid).where(Script.uuid.in_(old))}
@@ -122,7 +122,8 @@ def _may_be_stray(found: _Found, run: Run | None, before: int) -> bool:
         return False
     if found.folder == "logs":
         # Chunks that are still to be joined, and logs of earlier tries, are named by nobody.
-        return not (run.log_chunks or run.tries or run.log_key == found.key)
+        kept = run.log_chunks or (run.tries and run.log_key != logs.REMOVED) or run.log_key == found.key
+        return not kept
     return found.key not in (run.payload_key, run.result_key)
 
 

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from millrace import audit, metrics, removal, repair, runs
+from millrace import audit, batches, metrics, removal, repair, runs
 from millrace.models import Run
 from millrace.repair import Lease
 from millrace.retention import Retention
@@ -36,6 +36,7 @@ class Sweeper:
             Job("lost workers", 2, self.end_lost),
             Job("lost messages", 3, self.resend),
             Job("poisoned messages", 3, self.bury),
+            Job("starved batches", 3, self.mend_batches),
             Job("expired runs", 1, self.expire),
             Job("lost announcements", 3, self.announce),
             Job("logs in chunks", 5, self.join_logs),
@@ -80,6 +81,10 @@ class Sweeper:
     def bury(self) -> None:
         """End runs that killed every worker which took them."""
         self._tell("message_poisoned", repair.bury_poisoned(self.services))
+
+    def mend_batches(self) -> None:
+        """Go on with batches that stand still, or were half cancelled."""
+        self._tell("batch_starved", batches.mend(self.services))
 
     def expire(self) -> None:
         """End runs that were not to start so late; no repair, but a promise."""

@@ -4,10 +4,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from millrace import metrics, runs, schedules
+from millrace import admission, metrics, runs, schedules
 from millrace.services import Services
 
 SHORTEST_S = 0.01
+REST = 9  # times as long as a look took
 _JUMP_MS = 2_000  # less is a clock being slewed, which harms nothing
 
 log = logging.getLogger(__name__)
@@ -31,14 +32,23 @@ class Ticker:
             if fired.outcome == schedules.RAN:  # one that was missed would count as late for days
                 metrics.schedule_late_seconds().observe((self.services.clock() - fired.due_at) / 1000)
             log.info("schedule %s", fired.outcome, extra={"script": fired.script, "run": fired.run_id or ""})
-        next_due = schedules.next_due()
-        return None if next_due is None else max(SHORTEST_S, (next_due - self.services.clock()) / 1000)
+        return self._until(schedules.next_due())
 
-    def release(self) -> None:
-        """Send delayed runs that may start by now, and those whose place came free unseen."""
+    def release(self) -> float | None:
+        """Send delayed runs that may start by now, and those whose place came free unseen.
+
+        Returns the seconds until the next delayed one is due.
+        """
+        began = self.monotonic()
         sent = runs.release_due(self.services)
         if sent:
             log.info("%d waiting runs sent", sent)
+        due = admission.next_due(self.services.clock())
+        # Where very many wait a look costs something, and a tenth of the time is enough for it.
+        return self._until(due, least_s=REST * (self.monotonic() - began))
+
+    def _until(self, moment: int | None, least_s: float = 0.0) -> float | None:
+        return None if moment is None else max(SHORTEST_S, least_s, (moment - self.services.clock()) / 1000)
 
     def _was_set_back(self) -> bool:
         """Whether the wall clock lost time since the last tick; at the first tick nobody knows, so yes."""

@@ -119,7 +119,7 @@ def worker(services: Services, handler: Handler = echo) -> Iterator[None]:
     def work() -> None:
         while not stop.wait(0.005):
             with services.database.connection_context():
-                for each in Run.select().where(Run.status == QUEUED, Run.sent_at.is_null(False)):
+                for each in list(Run.select().where(Run.status == QUEUED, Run.sent_at.is_null(False))):
                     if runs.claim(services, each.id, each.attempt + 1, "test-worker", LEASE_MS):
                         claimed = Run.get_by_id(each.id)
                         ending = handler(claimed, runs.payload_text(services, claimed))

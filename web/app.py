@@ -11,12 +11,12 @@ from millrace.services import Services
 from millrace.settings import Settings
 from web import access_log, auth, docs, health, hooks, metrics, openapi, wire
 from web.probes import Probes
-from web.scripting import errors, events, limits, replays, runs, runtimes, schedules, scripts
+from web.scripting import batches, callbacks, errors, events, limits, replays, runs, runtimes, schedules, scripts
 from web.waiting import Seats
 
 _API = (
     scripts.blueprint, runs.blueprint, replays.blueprint, schedules.blueprint, events.blueprint, runtimes.blueprint,
-    limits.blueprint,
+    limits.blueprint, batches.blueprint, callbacks.blueprint,
 )  # fmt: skip
 
 

@@ -60,6 +60,9 @@ def note(**values: str) -> None:
     g.notes.update(values)
 
 
+MAX_DETAILS = 100  # of a list, every entry may be wrong
+
+
 class Parser(FlaskParser):
     """Reads requests strictly, and turns what a schema refuses into `Invalid`."""
 
@@ -89,7 +92,9 @@ class Parser(FlaskParser):
             found += _details(messages, sent, "")
         first = f"{found[0].field}: {found[0].message}" if found[0].field else found[0].message
         more = f" ({len(found) - 1} more in details)" if len(found) > 1 else ""
-        raise Invalid(first + more, details=found)
+        if len(found) > MAX_DETAILS:
+            more = f" ({len(found) - 1} more, the first {MAX_DETAILS} in details)"
+        raise Invalid(first + more, details=found[:MAX_DETAILS])
 
 
 def body(req: Request) -> Any:

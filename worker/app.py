@@ -14,17 +14,20 @@ from millrace.settings import SettingError, Settings
 from millrace.supervisor import WRONG_CONFIGURATION
 from sandbox.client import Sandbox
 from sandbox.config import ConfigError, SandboxConfig
-from worker import actors, poolwatch
+from sandbox.egress.policy import Policy
+from worker import actors, poolwatch, posting
+from worker.callbacks import Deliverer
 from worker.executor import Executor
 from worker.family import GRACE_S, LAST_WORDS_S, STOPS
 from worker.keeper import Keeper
 from worker.middleware import AroundMessages, Lifetime
 from worker.offers import REPEAT_S, Offers
 from worker.poolwatch import PoolWatch
+from worker.posting import Poster
 from worker.repeated import Repeated
 from worker.runlog import Shipper
 
-_SPARE_CONNECTIONS = 4  # beside one per thread: the keeper's, and the one at the start
+_SPARE_CONNECTIONS = 5  # beside one per thread: the keeper's, that of callbacks, and the one at the start
 
 
 def main(settings: Settings, listener: socket.socket | None) -> int:
@@ -42,7 +45,9 @@ def main(settings: Settings, listener: socket.socket | None) -> int:
         return WRONG_CONFIGURATION
     offers = Offers(wired.services)
     offers.announce()
-    broker = create_broker(wired.services, wired.broker, Sandbox(config.socket_path), offers)
+    # What scripts may reach, but for their own lists: those bind code, and this address is the tenant's own choice.
+    poster = Poster(Policy.from_json({"allow": list(config.egress_allow)}), posting.trusted())
+    broker = create_broker(wired.services, wired.broker, Sandbox(config.socket_path), offers, poster)
     worker = dramatiq.Worker(broker, worker_threads=settings.worker_threads)
     worker.start()
     if listener is not None:
@@ -53,7 +58,9 @@ def main(settings: Settings, listener: socket.socket | None) -> int:
     return 0
 
 
-def create_broker(services: Services, broker: WakingBroker, jails: Sandbox, offers: Offers) -> WakingBroker:
+def create_broker(
+    services: Services, broker: WakingBroker, jails: Sandbox, offers: Offers, poster: Poster
+) -> WakingBroker:
     """Give the broker its actors and middleware, and start the threads behind them."""
     keeper = Keeper(services, worker=f"{socket.gethostname()[:60]}:{os.getpid()}")
     shipper = Shipper()
@@ -62,6 +69,7 @@ def create_broker(services: Services, broker: WakingBroker, jails: Sandbox, offe
     repeated = (
         Repeated(PoolWatch(jails.figures).look, poolwatch.LOOK_S, "pool-watch"),
         Repeated(offers.repeat, REPEAT_S, "runtime-offers"),
+        Deliverer(services, poster),
     )
     broker.add_middleware(Lifetime(executor, keeper, shipper, repeated))
     actors.declare(broker, executor)

@@ -2,6 +2,8 @@
 
 from millrace.models.audit import Audit
 from millrace.models.base import Model, proxy
+from millrace.models.batch import Batch
+from millrace.models.callback import Callback
 from millrace.models.event import Event
 from millrace.models.run import Artifact, Attempt, DeadLetter, IdempotencyKey, Run
 from millrace.models.runtime import Runtime
@@ -9,7 +11,7 @@ from millrace.models.script import Firing, Hook, Schedule, Script, Secret, Subsc
 from millrace.models.workspace import ApiKey, Member, Workspace
 
 __all__ = [
-    "ApiKey", "Artifact", "Attempt", "Audit", "DeadLetter", "Event", "Firing", "Hook", "IdempotencyKey",
-    "Member", "Model", "Run", "Runtime", "Schedule", "Script", "Secret", "Subscription", "Version", "Workspace",
-    "proxy",
+    "ApiKey", "Artifact", "Attempt", "Audit", "Batch", "Callback", "DeadLetter", "Event", "Firing", "Hook",
+    "IdempotencyKey", "Member", "Model", "Run", "Runtime", "Schedule", "Script", "Secret", "Subscription", "Version",
+    "Workspace", "proxy",
 ]

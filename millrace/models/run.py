@@ -10,6 +10,8 @@ QUEUED, RUNNING, WAITING = "queued", "running", "waiting"
 SUCCEEDED, FAILED, TIMED_OUT, CANCELLED = "succeeded", "failed", "timed_out", "cancelled"
 FINAL = (SUCCEEDED, FAILED, TIMED_OUT, CANCELLED)
 PLATFORM_ERROR = "PLATFORM_ERROR"  # the platform could not carry the run, and the script is not to blame
+NOT_YET = 2**62
+"""When a run is due whose batch has as many under way as it may; see `millrace.admission`."""
 WORKER_LOST = "WORKER_LOST"  # the error code of a run whose worker died while the handler ran
 
 
@@ -21,7 +23,8 @@ class Run(Model):
     `sent_at` is null while the run waits for a free place; `available_at` is the moment before which it may not start,
     and `order_at` its place in the line: that moment, less what its priority is worth.
     `payload` and `result` hold JSON text; a large one lives in the object store under `payload_key` or `result_key`
-    instead. `log_chunks` without a `log_key` says that the log still has to be made of its chunks.
+    instead. `log_chunks` without a `log_key` says that the log still has to be made of its chunks; an empty `log_key`
+    that it was removed because of its age.
     """
 
     id = peewee.CharField(max_length=36, primary_key=True)
@@ -69,6 +72,9 @@ class Run(Model):
     concurrency_key = peewee.CharField(max_length=64, null=True)  # a digest: the value may be long, or personal
     debounce_key = peewee.CharField(max_length=255, null=True)
     replay_of = peewee.CharField(max_length=36, null=True)
+    batch_id = peewee.CharField(max_length=36, null=True)
+    batch_index = peewee.IntegerField(null=True)  # which item of its batch, from 0
+    callback_url = peewee.CharField(max_length=2000, null=True)  # of this run alone; else its script's
 
     class Meta:
         indexes = (
@@ -120,6 +126,14 @@ Run.add_index(
     Run.index(Run.completed_at, name="run_log_in_chunks",
               where=Run.log_key.is_null() & Run.completed_at.is_null(False) & peewee.SQL("log_chunks > 0"))
 )
+Run.add_index(
+    Run.index(Run.batch_id, Run.batch_index, unique=True, name="run_batch_item", where=Run.batch_id.is_null(False))
+)
+Run.add_index(
+    Run.index(Run.batch_id, Run.available_at, Run.batch_index, name="run_batch_open",
+              where=Run.batch_id.is_null(False) & Run.completed_at.is_null())
+)
+Run.add_index(Run.index(Run.batch_id, Run.status, name="run_batch_status", where=Run.batch_id.is_null(False)))
 # What people look for in a long history. Its conditions stand as queries write them, see `millrace.history`: SQLite
 # takes the index for one of several terms only if that very term is asked for.
 _WENT_WRONG = peewee.SQL("status = 'failed' OR status = 'timed_out' OR status = 'cancelled'")
@@ -153,6 +167,12 @@ class Attempt(Model):
 
     class Meta:
         indexes = ((("run", "number"), True),)
+
+
+Attempt.add_index(
+    Attempt.index(Attempt.id, name="attempt_lost_log",
+                  where=Attempt.log_key.is_null() & peewee.SQL("error_code = 'WORKER_LOST'"))
+)
 
 
 class DeadLetter(Model):

@@ -34,6 +34,9 @@ class Script(Model):
     egress_hosts = Json(null=True)  # list of host patterns; null is any public host
     retry = Json(null=True)  # see `millrace.retries`; null is none
     concurrency = Json(null=True)  # {"key": path in the payload, "limit": runs at once per value}
+    callback_url = peewee.CharField(max_length=2000, null=True)  # who is told when a run is over
+    callback_secret = peewee.TextField(null=True)  # sealed; signs what is told
+    fresh_callback_secret: str | None = None  # no column: in the clear, for whoever just had it made
     tags = Json()
     created_at = Millis()
     updated_at = Millis()

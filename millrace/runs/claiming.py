@@ -4,6 +4,7 @@ import functools
 import operator
 from collections.abc import Sequence
 
+from millrace import callbacks
 from millrace.compiled import Compiled, place
 from millrace.database import transaction
 from millrace.models import Run
@@ -54,7 +55,7 @@ def release(services: Services, run_id: str, attempt: int, worker: str) -> bool:
     claimed = (Run.status == RUNNING) & (Run.attempt == attempt) & (Run.worker == worker)
     ours = (Run.id == run_id) & (unclaimed | claimed)
     with transaction():
-        run = Run.select(Run.id, Run.script, Run.trigger).where(Run.id == run_id).get_or_none()
+        run = Run.select(*_TO_RELEASE).where(Run.id == run_id).get_or_none()
         script = None if run is None else locks.to_end(run.script_id)
         if run is None or script is None:  # deleted meanwhile, and its runs with it
             return False
@@ -63,12 +64,17 @@ def release(services: Services, run_id: str, attempt: int, worker: str) -> bool:
             Run.update(status=QUEUED, attempt=attempt, sent_at=now, started_at=None, worker=None, lease_until=None)
             .where(ours).execute()
         )
-        admitted = sending.admit_next(script, now) if ended else []
+        if ended:
+            callbacks.record(run, script, now)
+        admitted = sending.admit_next(script, now, run.batch_id) if ended else []
     if ended:
         ending.tell(services, run, script, CANCELLED, admitted, None)
     elif back:
         services.queue.send(run_id, attempt + 1, script.workspace_id)
     return bool(back)
+
+
+_TO_RELEASE = (Run.id, Run.script, Run.trigger, Run.batch_id, Run.callback_url)
 
 
 def lost_or_cancelled(held: Sequence[tuple[str, int]]) -> tuple[set[str], set[str]]:

@@ -7,13 +7,22 @@ from typing import Any
 
 import peewee
 
-from millrace import deadletters, events, jsontext, metrics
+from millrace import callbacks, deadletters, events, jsontext, metrics
 from millrace.compiled import Compiled, place
 from millrace.database import transaction
 from millrace.errors import Conflict
 from millrace.fairqueue import MAX_DELIVERIES
 from millrace.models import Attempt, Run, Script
-from millrace.models.run import CANCELLED, FAILED, PLATFORM_ERROR, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT, WORKER_LOST
+from millrace.models.run import (
+    CANCELLED,
+    FAILED,
+    PLATFORM_ERROR,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    TIMED_OUT,
+    WORKER_LOST,
+)
 from millrace.retries import LOST_IN_A_ROW, Policy
 from millrace.runs import locks, sending
 from millrace.runs.submitting import INLINE_LIMIT
@@ -85,7 +94,8 @@ def finish(
                 return False
             if dead is not None:
                 deadletters.record(services, script, run.id, dead, now)
-            admitted = sending.admit_next(script, now)
+            callbacks.record(run, script, now)
+            admitted = sending.admit_next(script, now, run.batch_id)
             fact = _record_fact(services, run, script, ending.status, error, duration_ms)
     metrics.run_seconds().labels(status=ending.status).observe(ending.duration_ms / 1000)
     if again is not None:
@@ -204,7 +214,9 @@ def cancel(services: Services, run: Run) -> None:
         asked = 0 if ended else (
             Run.update(cancel_requested_at=now).where(Run.id == run.id, Run.status == RUNNING).execute()
         )
-        admitted = sending.admit_next(script, now) if ended else []
+        if ended:
+            callbacks.record(run, script, now)
+        admitted = sending.admit_next(script, now, run.batch_id) if ended else []
     if ended:
         tell(services, run, script, CANCELLED, admitted, None)
     elif not asked:
@@ -233,7 +245,8 @@ class _Verdict:
 
 
 def _expired(run: Run, now: int) -> _Verdict:
-    seconds = (run.expires_at - run.available_at) / 1000
+    due_at = run.available_at if run.batch_id is None else run.created_at  # which may not be in the line yet
+    seconds = (run.expires_at - due_at) / 1000
     error = f"Expired: it had not started {seconds:g} s after it was due."
     return _Verdict(CANCELLED, "EXPIRED", error, if_so=Run.expires_at <= now)
 
@@ -259,7 +272,8 @@ def _give_up(services: Services, run: Run, verdict: _Verdict) -> bool:
             return False
         if verdict.dead is not None:
             deadletters.record(services, script, run.id, verdict.dead, now)
-        admitted = sending.admit_next(script, now)
+        callbacks.record(run, script, now)
+        admitted = sending.admit_next(script, now, run.batch_id)
         fact = _record_fact(services, run, script, verdict.status, verdict.error, 0)
     tell(services, run, script, verdict.status, admitted, fact)
     return True

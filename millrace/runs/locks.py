@@ -66,7 +66,7 @@ def _read(fields: Sequence[peewee.Field], row: Sequence[Any]) -> dict[str, Any]:
 
 _TO_SUBMIT = (
     Script.uuid, Script.workspace, Script.slug, Script.status, Script.version, Script.max_concurrent_runs,
-    Script.concurrency,
+    Script.concurrency, Script.callback_secret,
 )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def to_end(uuid: str) -> Script | None:
 
 _TO_END = (
     Script.uuid, Script.workspace, Script.slug, Script.max_concurrent_runs, Script.status, Script.concurrency,
-    Script.retry,
+    Script.retry, Script.callback_url,
 )  # fmt: skip
 
 

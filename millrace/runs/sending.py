@@ -12,11 +12,14 @@ from millrace.runs import locks
 from millrace.services import Services
 
 
-def admit_next(script: Script, now: int) -> list[tuple[str, int]]:
-    """Give the places that an end leaves to the next of its script, in the transaction of that end; `pass_on` follows.
+def admit_next(script: Script, now: int, batch_id: str | None = None) -> list[tuple[str, int]]:
+    """Give the places that an end leaves to the next of its batch and its script, in the transaction of that end.
 
-    A place of a workspace with a limit is for whichever of its scripts has waited longest, and that is found then.
+    `pass_on` follows. A place of a workspace with a limit is for whichever of its scripts has waited longest, and that
+    is found then.
     """
+    if batch_id is not None:
+        admission.feed(batch_id, now)
     bounds = locks.bounds(script, script.workspace)
     return [] if bounds.workspace_runs is not None else admission.admit_waiting(script, now, bounds)
 

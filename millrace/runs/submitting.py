@@ -8,7 +8,7 @@ from typing import Any
 
 import peewee
 
-from millrace import admission, jsontext, limits, logs, objects
+from millrace import admission, callbacks, jsontext, limits, logs, objects
 from millrace.admission import Room
 from millrace.compiled import Compiled, place
 from millrace.database import UNREACHABLE, transaction
@@ -50,6 +50,7 @@ class Order:
     debounce_key: str | None = None  # takes the place of one with this key that still waits
     serial: bool = False  # waits until earlier serial runs of its script have ended
     replay_of: str | None = None
+    callback_url: str | None = None  # who is told of its end, instead of the script's
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,16 @@ def submit(services: Services, order: Order, because: Callable[[Run], None] | No
     for a workspace whose quota is used up.
     """
     now = services.clock()
-    run = _draft(services, order, now)
+    run = draft(services, order, now)
     try:
         accepted = _accept(services, order, run, now, because)
     except UNREACHABLE:
         raise  # nobody knows whether the commit was done: a run without its payload would be worse than a stray object
     except Exception:
-        _forget_payload(services, run)
+        forget_payload(services, run)
         raise
     if not accepted.created:
-        _forget_payload(services, run)
+        forget_payload(services, run)
     if accepted.stale_payload is not None:
         objects.discard(services.objects, [accepted.stale_payload])
     sending.send(services, order.workspace, accepted.admitted)
@@ -103,13 +104,16 @@ def _accept(
         with transaction():
             script, workspace = locks.to_submit(order.script)
             # A repeat is answered whatever became of the script since.
-            if order.idempotency_key and (earlier := _earlier(script, order, now)):
-                return Submitted(earlier, created=False)
-            _check_may_run(script, workspace)
+            key = order.idempotency_key
+            if key and (earlier := started_before(script, key, order.request_digest, now)):
+                return Submitted(Run.get_by_id(earlier), created=False)
+            check_may_run(script, workspace)
+            if run.callback_url is not None:
+                callbacks.check_signed(script)
             if workspace.limits:
                 limits.check(services, workspace.id, workspace.limits, workspace.stored_bytes, now)
             run.version = order.version or script.version
-            run.concurrency_key = _concurrency_key(script, order)
+            run.concurrency_key = admission.SERIAL if order.serial else concurrency_key(script, order.payload)
             waiting, stale = _debounced(script, order, run) if order.debounce_key else (None, None)
             admitted = _add(script, workspace, run, now) if waiting is None else []
             accepted = waiting or run
@@ -145,13 +149,11 @@ def _add(script: Script, workspace: Workspace, run: Run, now: int) -> list[tuple
     return admission.admit_waiting(script, now, bounds)
 
 
-def _concurrency_key(script: Script, order: Order) -> str | None:
-    """What the run shares places with: others of the same value in their payload."""
-    if order.serial:
-        return admission.SERIAL
+def concurrency_key(script: Script, payload: Any) -> str | None:
+    """What a run shares places with: others of the same value in their payload."""
     if not script.concurrency:
         return None
-    value = order.payload
+    value = payload
     for name in script.concurrency["key"].split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return None if value is None else digest(value)
@@ -164,7 +166,8 @@ def _debounced(script: Script, order: Order, run: Run) -> tuple[Run | None, str 
     if waiting is None:
         return None, None
     stale = waiting.payload_key
-    names = ("version", "payload", "payload_key", "available_at", "order_at", "expires_at", "concurrency_key")
+    names = ("version", "payload", "payload_key", "available_at", "order_at", "expires_at", "concurrency_key",
+             "callback_url")  # fmt: skip
     for name in names:
         setattr(waiting, name, getattr(run, name))
     waiting.save(only=names)
@@ -177,17 +180,21 @@ _COLUMNS = Run._meta.sorted_fields
 _INSERT = Compiled(lambda: Run.insert({each: place(each.name) for each in _COLUMNS}))
 
 
-def _check_may_run(script: Script, workspace: Workspace) -> None:
+def check_may_run(script: Script, workspace: Workspace) -> None:
+    """Raises NotReady for a workspace that is not ready, Unprocessable for a script that is not active."""
     if workspace.status != "ready":
         raise NotReady(f"Workspace '{workspace.id}' is {workspace.status} and can't run scripts now.")
     if script.status != "active":
         raise Unprocessable(f"Script '{script.slug}' is {script.status}; only an active script can run.")
 
 
-def _draft(services: Services, order: Order, now: int) -> Run:
+def draft(services: Services, order: Order, now: int) -> Run:
+    """The run's row, not written yet; a large payload is in the object store already. Raises Invalid, Unavailable."""
     if order.available_at is not None and order.available_at - now > MAX_DELAY_MS:
         raise Invalid("run_at must be within 366 days from now.", field="run_at",
                       value=logs.timestamp(order.available_at))
+    if order.callback_url is not None:
+        callbacks.check_url(order.callback_url)
     available_at = max(order.available_at or now, now)
     run = Run(
         id=services.new_id(), workspace=order.workspace, script=order.script, status=QUEUED,
@@ -195,7 +202,7 @@ def _draft(services: Services, order: Order, now: int) -> Run:
         available_at=available_at, order_at=available_at - order.priority * 1000, attempt=0,
         expires_at=None if order.expires_after_s is None else available_at + order.expires_after_s * 1000,
         event_id=order.event_id, due_at=order.due_at, delivery_id=order.delivery_id, depth=order.depth,
-        debounce_key=order.debounce_key, replay_of=order.replay_of,
+        debounce_key=order.debounce_key, replay_of=order.replay_of, callback_url=order.callback_url,
     )
     payload = jsontext.dump(order.payload, "payload")
     if len(payload) <= INLINE_LIMIT:
@@ -207,23 +214,23 @@ def _draft(services: Services, order: Order, now: int) -> Run:
     return run
 
 
-def _forget_payload(services: Services, run: Run) -> None:
+def forget_payload(services: Services, run: Run) -> None:
+    """Delete the stored payload of a draft that did not become a run."""
     if run.payload_key is not None:
         objects.discard(services.objects, [run.payload_key])
 
 
-def _earlier(script: Script, order: Order, now: int) -> Run | None:
-    key = IdempotencyKey.get_or_none(
-        IdempotencyKey.script == script.uuid, IdempotencyKey.key == order.idempotency_key
-    )
+def started_before(script: Script, idempotency_key: str, request_digest: str, now: int) -> str | None:
+    """The id of what an earlier request with this key started. Raises Conflict if that was another request."""
+    key = IdempotencyKey.get_or_none(IdempotencyKey.script == script.uuid, IdempotencyKey.key == idempotency_key)
     if key is None:
         return None
     if key.created_at <= now - KEY_LIFE_MS:
         key.delete_instance()
         return None
-    if key.digest != order.request_digest:
-        raise Conflict(f"Idempotency-Key '{order.idempotency_key}' was used before with a different request.")
-    return Run.get_by_id(key.run_id)
+    if key.digest != request_digest:
+        raise Conflict(f"Idempotency-Key '{idempotency_key}' was used before with a different request.")
+    return str(key.run_id)
 
 
 def _started_by(order: Order) -> Run | None:

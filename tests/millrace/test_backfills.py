@@ -39,9 +39,8 @@ def backfill(services: Services, script: Script, since: float, until: float) -> 
 
 
 def records(script: Script) -> list[tuple[int, str, str | None]]:
-    return [
-        ((each.due_at - NOON) // HOUR, each.outcome, each.reason) for each in reversed(schedules.firings(script, 100))
-    ]
+    newest_first, _ = schedules.firings(script, 100)
+    return [((each.due_at - NOON) // HOUR, each.outcome, each.reason) for each in reversed(newest_first)]
 
 
 def test_each_due_time_of_the_stretch_gets_a_run_in_order_the_ends_included(memory: Services, script: Script) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace import limits, runs
+from millrace import limits, runs, scripts
 from millrace.errors import Invalid, NotFound, TooMany
 from millrace.limits import DAY_MS, MB, Limits, RetentionDays
 from millrace.models import Audit, Run, Workspace
@@ -141,6 +141,20 @@ def test_a_full_store_takes_no_run_and_leaves_no_payload(memory: Services) -> No
     assert memory.objects.list("") == before
     limits.change(memory, ACME, {"stored_mb": None})
     world.start(memory, script)
+
+
+def test_a_full_store_takes_no_source(memory: Services) -> None:
+    script = world.script(memory)
+    limits.change(memory, ACME, {"stored_mb": 2})
+    Workspace.update(stored_bytes=2 * MB).execute()
+    before = memory.objects.list("")
+    source = b"exports.handler = () => 2\n"
+    for attempt in (lambda: world.script(memory, "another"), lambda: scripts.rollback(memory, script, 1),
+                    lambda: scripts.update(memory, script, scripts.Change(source=source))):  # fmt: skip
+        with pytest.raises(TooMany, match="stored_mb"):
+            attempt()
+    assert memory.objects.list("") == before
+    assert scripts.update(memory, script, scripts.Change(columns={"memory_mb": 512})).version == 1
 
 
 def test_other_limits_alone_refuse_nothing(memory: Services) -> None:

@@ -34,7 +34,7 @@ from tests.world import ACME, OTHER, Clock, at_once, sent
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows at a time."""
-    monkeypatch.setattr(removal, "BATCH", 2)
+    monkeypatch.setattr(removal, "PART", 2)
 
 
 def test_a_run_that_comes_while_its_script_is_deleted_leaves_nothing(

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from millrace import audit, events, limits, logs, removal, retention, runs, stocktaking
+from millrace import audit, batches, events, limits, logs, removal, repair, retention, runs, stocktaking
 from millrace.errors import Unavailable
 from millrace.limits import DAY_MS
 from millrace.models import (
     Artifact,
     Attempt,
     Audit,
+    Batch,
     DeadLetter,
     Event,
     Firing,
@@ -79,7 +80,7 @@ def missing(services: Services) -> list[str]:
     """Keys that a row names and the store does not have."""
     named = [key for run in Run.select() for key in (run.payload_key, run.result_key, run.log_key)]
     named += [row.log_key for row in Attempt.select()] + [row.object_key for row in Artifact.select()]
-    return [key for key in named if key is not None and not services.objects.exists(key)]
+    return [key for key in named if key and not services.objects.exists(key)]
 
 
 def test_logs_go_first_and_then_the_run_with_the_rest(memory: Services, clock: Clock) -> None:
@@ -93,7 +94,7 @@ def test_logs_go_first_and_then_the_run_with_the_rest(memory: Services, clock: C
     clock.forward(ms=1)
     remove_old(memory, old)
     assert kinds(memory) == ["artifacts", "payloads", "results"]
-    assert logs.locate(memory, reload(run)) is None and reload(run).log_key is None
+    assert logs.locate(memory, reload(run)) is None and reload(run).log_key == logs.REMOVED
     clock.forward(ms=DAY_MS)
     remove_old(memory, old)
     assert kinds(memory) == ["payloads", "results"] and Artifact.select().count() == 0
@@ -110,7 +111,7 @@ def test_logs_of_every_try_and_chunks_go(memory: Services, clock: Clock) -> None
     clock.forward(ms=DAY_MS + 1)
     remove_old(memory)
     assert kinds(memory) == []
-    assert (reload(run).log_key, reload(run).log_chunks, Attempt.get().log_key) == (None, 0, None)
+    assert (reload(run).log_key, reload(run).log_chunks, Attempt.get().log_key) == (logs.REMOVED, 0, logs.REMOVED)
 
 
 def test_a_log_that_is_asked_for_while_it_is_removed_is_not_shown_afterwards(
@@ -121,13 +122,28 @@ def test_a_log_that_is_asked_for_while_it_is_removed_is_not_shown_afterwards(
     delete = MemoryObjects.delete
 
     def asked(store: MemoryObjects, keys: Any) -> None:
-        assert logs.locate(memory, reload(run)) is not None  # it is found again, and noted
+        assert logs.locate(memory, reload(run)) is None
         delete(store, keys)
 
     with monkeypatch.context() as patch:
         patch.setattr(MemoryObjects, "delete", asked)
         remove_old(memory)
-    assert missing(memory) == [] and reload(run).log_key is None
+    assert missing(memory) == [] and reload(run).log_key == logs.REMOVED
+
+
+def test_a_log_that_was_removed_is_not_made_anew_by_who_looks_for_it(memory: Services, clock: Clock) -> None:
+    script = world.script(memory, retry={"count": 1, "delay_seconds": 0, "jitter": False, "on": ["worker_lost"]})
+    run = world.start(memory, script)
+    for _ in range(2):
+        world.finish(memory, run, "failed", error="x", error_code="WORKER_LOST", log_chunks=1)
+        runs.release_due(memory)
+    assert repair.join_logs(memory) == 1 and kinds(memory) == ["logs"]
+    clock.forward(ms=31 * DAY_MS)
+    remove_old(memory)
+    assert repair.join_logs(memory) == 0
+    assert logs.locate(memory, reload(run)) is None and logs.locate_earlier(memory, reload(run)) == [None]
+    assert list(logs.tail(memory, run.id, 0.1)) == []
+    assert kinds(memory) == []
 
 
 @pytest.mark.parametrize("state", ["queued", "waiting", "running"])
@@ -190,7 +206,7 @@ def test_one_workspaces_limits_are_not_anothers(memory: Services, clock: Clock) 
 def test_a_long_history_goes_in_parts_with_one_record_a_day(
     memory: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "BATCH", 2)
+    monkeypatch.setattr(retention, "PART", 2)
     script = world.script(memory)
     for _ in range(7):
         full_run(memory, script)  # all ended in the same millisecond
@@ -208,7 +224,7 @@ def test_a_long_history_goes_in_parts_with_one_record_a_day(
 def test_a_log_in_a_history_of_many_without_is_found_and_the_others_are_read_once(
     memory: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "BATCH", 2)
+    monkeypatch.setattr(retention, "PART", 2)
     script = world.script(memory)
     for _ in range(5):
         world.finish(memory, world.start(memory, script))
@@ -271,7 +287,7 @@ def test_an_idempotency_key_that_still_counts_names_no_run_that_is_gone(memory: 
 
 
 def test_many_may_remove_at_once(memory: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "BATCH", 2)
+    monkeypatch.setattr(retention, "PART", 2)
     script = world.script(memory)
     for _ in range(6):
         full_run(memory, script)
@@ -385,3 +401,26 @@ def test_a_store_that_is_away_delays_and_forgets_nothing(
         pass
     assert kinds(memory) == []
     assert removal.next_deleted() is None
+
+
+def test_a_batch_is_kept_as_long_as_one_of_its_runs(memory: Services, clock: Clock) -> None:
+    script = world.script(memory)
+    wish = batches.Wish(workspace=ACME, script=script.uuid, items=[{}, {}], concurrency=1)
+    batch = batches.submit(memory, wish).batch
+    first, second = Run.select().where(Run.batch_id == batch.id).order_by(Run.batch_index)
+    world.finish(memory, first)
+    clock.forward(ms=91 * DAY_MS)
+    remove_old(memory)
+    assert [run.id for run in Run.select()] == [second.id]
+    assert Batch.get_by_id(batch.id) == batch
+    world.finish(memory, second)
+    clock.forward(ms=91 * DAY_MS)
+    remove_old(memory)
+    assert (Run.select().count(), Batch.select().count()) == (0, 0)
+
+
+def test_a_deleted_script_leaves_no_batch(memory: Services) -> None:
+    script = world.script(memory)
+    batches.submit(memory, batches.Wish(workspace=ACME, script=script.uuid, items=[{}, {}]))
+    removal.delete(memory, script)
+    assert (Run.select().count(), Batch.select().count()) == (0, 0)

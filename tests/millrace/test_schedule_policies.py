@@ -38,11 +38,11 @@ def next_tick(services: Services, clock: Clock, minutes: int = 10) -> list[sched
 
 def outcomes(script: Script) -> list[tuple[int, str]]:
     """When each record was due, in minutes after noon, and what became of it; oldest first."""
-    return [((each.due_at - NOON) // MINUTE, each.outcome) for each in reversed(schedules.firings(script, 10_000))]
+    return [((each.due_at - NOON) // MINUTE, each.outcome) for each in reversed(schedules.firings(script, 10_000)[0])]
 
 
 def reasons(script: Script) -> list[str | None]:
-    return [each.reason for each in reversed(schedules.firings(script, 10_000))]
+    return [each.reason for each in reversed(schedules.firings(script, 10_000)[0])]
 
 
 def of_due(minutes: int) -> Run:
@@ -251,7 +251,7 @@ def test_all_makes_up_for_each_within_the_window_in_order(memory: Services, cloc
 def test_all_goes_on_at_the_next_tick_and_keeps_no_punctual_schedule_waiting(
     memory: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedules, "BATCH", 2)
+    monkeypatch.setattr(schedules, "PART", 2)
     slow = scheduled(memory, catch_up="all")
     clock.forward(ms=50 * MINUTE - 1)
     punctual = scheduled(memory, "cron(50 12 * * ? *)", slug="punctual")
@@ -292,7 +292,7 @@ def test_after_years_the_records_are_bounded_and_the_last_one_sums_up_the_rest(
     script = scheduled(memory, "rate(1 minute)", catch_up=catch_up)
     clock.forward(ms=30)
     next_tick(memory, clock, minutes=1000 * 24 * 60)
-    skipped = [each for each in reversed(schedules.firings(script, 10_000)) if each.outcome == "skipped"]
+    skipped = [each for each in reversed(schedules.firings(script, 10_000)[0]) if each.outcome == "skipped"]
     assert len(skipped) == duetimes.MAX_RECORDS
     newest = clock.now - 30 - MINUTE  # the one after it is in time, and the latest
     assert skipped[-1].reason.endswith(f"So it is with all until {logs.timestamp(newest)}.")
@@ -460,7 +460,7 @@ def test_whatever_happens_each_due_time_has_one_record_and_at_most_one_run(
         schedules.fire_due(memory)
 
     expected = list(range(begin + 10 * MINUTE, clock.now + 1, 10 * MINUTE))
-    records = list(reversed(schedules.firings(script, 10_000)))
+    records = list(reversed(schedules.firings(script, 10_000)[0]))
     assert [each.due_at for each in records] == expected
     assert all((each.run_id is None) == (each.outcome == "skipped") for each in records)
     assert all(each.reason for each in records if each.outcome == "skipped")

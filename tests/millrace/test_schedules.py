@@ -112,7 +112,7 @@ def test_after_a_pause_the_latest_due_time_fires_late_and_once(memory: Services,
     clock.forward(ms=3 * DAY + 5 * MINUTE)
     fired = schedules.fire_due(memory)
     assert [each.due_at for each in fired if each.outcome == "ran"] == due_times() == [NOON + 3 * DAY]
-    record = schedules.firings(script, 1)[0]
+    record = schedules.firings(script, 1)[0][0]
     assert record.fired_at - record.due_at == 5 * MINUTE
     assert record.reason is None
     assert schedules.next_due() == NOON + 3 * DAY + 10 * MINUTE
@@ -157,7 +157,7 @@ def test_an_inactive_script_skips_its_due_times_with_a_reason(memory: Services, 
     scripts.update(memory, script, scripts.Change(columns={"status": "active"}))
     clock.forward(ms=MINUTE)
     assert [each.outcome for each in schedules.fire_due(memory)] == ["ran"]
-    newest, oldest = schedules.firings(script, 10)
+    newest, oldest = schedules.firings(script, 10)[0]
     assert (newest.outcome, oldest.outcome) == ("ran", "skipped")
     assert oldest.reason == "Script 'hello' is inactive; only an active script can run."
     assert due_times() == [NOON + 2 * MINUTE]

@@ -108,7 +108,7 @@ def test_what_was_stored_just_now_may_still_get_its_row(memory: Services) -> Non
 def test_stock_is_taken_in_steps_of_one_workspace_at_a_time_and_not_too_often(
     memory: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stocktaking, "BATCH", 2)
+    monkeypatch.setattr(stocktaking, "PART", 2)
     seconds = [0.0]
     stock = Stocktaking(memory, lambda: seconds[0])
     assert stock.step()  # nobody is there: only the sources are looked for

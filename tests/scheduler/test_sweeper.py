@@ -5,10 +5,10 @@ from dataclasses import replace
 import peewee
 import pytest
 
-from millrace import audit, events, limits, logs, metrics, removal, repair, runs, workspaces
+from millrace import audit, batches, events, limits, logs, metrics, removal, repair, runs, workspaces
 from millrace.bus import MemoryBus
 from millrace.dispatch import MemoryQueue
-from millrace.models import Audit, Event, IdempotencyKey, Run, Workspace
+from millrace.models import Attempt, Audit, Event, IdempotencyKey, Run, Workspace
 from millrace.services import Services
 from millrace.triggers import EventTrigger, Triggers
 from scheduler.sweeper import PATIENCE_S, Sweeper
@@ -358,6 +358,20 @@ def test_an_ended_run_whose_log_is_in_chunks_gets_it_joined_once(memory: Service
     assert all(memory.objects.get(reload(run).log_key or "x") == b"line\n" for run in ended)
 
 
+def test_the_log_of_a_try_that_lost_its_worker_is_joined_while_the_next_goes_on(memory: Services) -> None:
+    script = world.script(memory, retry={"count": 1, "delay_seconds": 0, "jitter": False, "on": ["worker_lost"]})
+    run = world.start(memory, script)
+    logs.put_chunk(memory, ACME, run.id, 0, b"line\n")
+    world.finish(memory, run, "failed", error="x", error_code="WORKER_LOST", log_chunks=1)
+    runs.release_due(memory)
+    runs.claim(memory, run.id, 2, "worker-2", 15_000)
+    logs.put_chunk(memory, ACME, run.id, logs.ATTEMPT_STRIDE, b"later\n")
+    assert (repair.join_logs(memory), repair.join_logs(memory)) == (1, 0)
+    whole = memory.objects.get(Attempt.get().log_key or "x")
+    assert whole is not None and whole.startswith(b"line\n") and b"the worker was lost here" in whole
+    assert memory.objects.get(logs.chunk_key(ACME, run.id, logs.ATTEMPT_STRIDE)) == b"later\n"
+
+
 def test_damaged_logs_keep_no_other_waiting(
     memory: Services, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -451,3 +465,15 @@ def test_its_jobs_remove_what_is_old_measure_what_is_left_and_empty_deleted_work
     (left,) = Workspace.select()
     assert (left.id, left.stored_bytes) == (ACME, len(b"exports.handler = () => 1\n"))
     assert metrics.retention_removed().labels(kind="runs")._value.get() >= 1
+
+
+def test_its_jobs_go_on_with_a_batch_that_stands_still(memory: Services, sweeper: Sweeper, clock: Clock) -> None:
+    script = world.script(memory)
+    wish = batches.Wish(workspace=ACME, script=script.uuid, items=[{}, {}], concurrency=1)
+    batch = batches.submit(memory, wish).batch
+    Run.update(status="succeeded", completed_at=clock.now).where(Run.batch_index == 0).execute()
+    {job.name: job for job in sweeper.jobs()}["starved batches"].do()
+    runs.release_due(memory)
+    world.finish(memory, Run.get(Run.batch_id == batch.id, Run.batch_index == 1))
+    assert batches.progress(batch).counts == {"succeeded": 2}
+    assert Audit.get(Audit.action == "repair.batch_starved").details == {"count": 1}

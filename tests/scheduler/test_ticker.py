@@ -2,12 +2,12 @@
 
 import pytest
 
-from millrace import schedules
+from millrace import batches, schedules
 from millrace.models import Run
 from millrace.services import Services
 from scheduler.ticker import SHORTEST_S, Ticker
 from tests import world
-from tests.world import Clock, at_once, sent
+from tests.world import ACME, Clock, at_once, sent
 
 MINUTE = 60_000
 
@@ -43,6 +43,21 @@ def test_a_tick_that_is_a_little_early_does_not_spin(memory: Services, clock: Cl
     world.script(memory, schedule="rate(1 minute)")
     clock.forward(ms=MINUTE - 1)
     assert Ticker(memory).tick() == SHORTEST_S
+
+
+def test_it_asks_to_be_called_when_the_next_delayed_run_is_due(memory: Services, clock: Clock) -> None:
+    script = world.script(memory, max_concurrent_runs=1)
+    ticker = Ticker(memory)
+    assert ticker.release() is None
+    world.start(memory, script)
+    world.start(memory, script)  # waits for a place, and a tick would not help
+    batches.submit(memory, batches.Wish(workspace=ACME, script=script.uuid, items=[{}, {}], concurrency=1))
+    assert ticker.release() is None
+    world.start(memory, script, available_at=clock.now + 9_000)
+    world.start(memory, script, available_at=clock.now + 4_250)
+    assert ticker.release() == 4.25
+    clock.forward(s=4.25)
+    assert ticker.release() == 4.75
 
 
 def test_delayed_runs_are_released_by_one_of_many(memory: Services, clock: Clock) -> None:
@@ -94,7 +109,7 @@ def test_a_scheduler_that_starts_after_the_clock_was_set_back_sees_to_it(memory:
 def test_a_tick_that_has_more_to_make_up_for_comes_again_at_once(
     memory: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedules, "BATCH", 2)
+    monkeypatch.setattr(schedules, "PART", 2)
     ticker = Ticker(memory, Uptime(clock))
     world.script(memory, schedule="rate(1 minute)", schedule_policy={"catch_up": "all"})
     clock.forward(ms=5 * MINUTE)

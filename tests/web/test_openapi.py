@@ -9,11 +9,17 @@ from flask import Flask
 from tests.web.conftest import API
 
 EXTENSION_OPERATIONS = {
+    ("post", "/scripts/{script_id}/batches"), ("get", "/scripts/{script_id}/batches"),
+    ("get", "/scripts/{script_id}/batches/{batch_id}"), ("get", "/scripts/{script_id}/batches/{batch_id}/runs"),
+    ("post", "/scripts/{script_id}/batches/{batch_id}/cancel"),
+    ("get", "/scripts/{script_id}/runs/{run_id}/callback"),
+    ("post", "/scripts/{script_id}/runs/{run_id}/callback/redeliver"),
     ("get", "/limits"), ("get", "/audit"), ("get", "/dead-letters"), ("post", "/dead-letters/{letter_id}/redrive"),
     ("post", "/runs/replay"), ("post", "/scripts/{script_id}/runs/{run_id}/replay"),
     ("get", "/scripts/{script_id}/runs/{run_id}/attempts"),
     ("get", "/runs"), ("post", "/events"), ("get", "/events"), ("get", "/events/{event_id}"),
-    ("get", "/scripts/{script_id}/schedule"), ("post", "/scripts/{script_id}/schedule/pause"),
+    ("get", "/scripts/{script_id}/schedule"), ("get", "/scripts/{script_id}/schedule/firings"),
+    ("post", "/scripts/{script_id}/schedule/pause"),
     ("post", "/scripts/{script_id}/schedule/resume"), ("post", "/scripts/{script_id}/schedule/backfill"),
     ("get", "/scripts/{script_id}/versions"), ("get", "/scripts/{script_id}/versions/{number}/diff"),
     ("post", "/scripts/{script_id}/rollback"), ("post", "/scripts/{script_id}/runs/{run_id}/cancel"),
@@ -77,9 +83,10 @@ def test_fields_that_smartsuite_does_not_have_are_marked(document: dict[str, Any
         if shape.get("x-extension")
     }
     both = {"time_zone", "schedule_policy", "isolation", "max_concurrent_runs", "egress_hosts", "triggers", "retry",
-            "concurrency"}  # fmt: skip
-    execute = {"delay_seconds", "run_at", "priority", "expires_after", "debounce"}
-    run = {"error_code", "error_stack", "waiting_reason", "waiting_place", "attempt", "replay_of", "usage"}
+            "concurrency", "callback_url", "callback_secret"}  # fmt: skip
+    execute = {"delay_seconds", "run_at", "priority", "expires_after", "debounce", "callback_url"}
+    run = {"error_code", "error_stack", "waiting_reason", "waiting_place", "attempt", "replay_of", "usage", "batch_id",
+           "batch_index"}  # fmt: skip
     assert marked == {
         *(f"ScriptCreate.{field}" for field in both), *(f"ScriptUpdate.{field}" for field in {*both, "status"}),
         *(f"Script.{field}" for field in both), *(f"Execute.{field}" for field in execute),
@@ -89,7 +96,8 @@ def test_fields_that_smartsuite_does_not_have_are_marked(document: dict[str, Any
 
 def test_requests_refuse_what_they_do_not_know(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    for name in ("ScriptCreate", "ScriptUpdate", "Execute", "Publish", "Rollback", "Triggers", "HttpTrigger"):
+    for name in ("ScriptCreate", "ScriptUpdate", "Execute", "BatchCreate", "Publish", "Rollback", "Triggers",
+                 "HttpTrigger"):  # fmt: skip
         assert schemas[name]["additionalProperties"] is False
 
 

@@ -26,7 +26,8 @@ FIELDS = {
     "started_at", "completed_at", "duration_ms", "error", "result_summary", "logs_s3_key", "output_s3_key", "caller_ip",
     "created_at",
 }  # fmt: skip
-EXTENSIONS = {"error_code", "error_stack", "waiting_reason", "waiting_place", "attempt", "replay_of", "usage"}
+EXTENSIONS = {"error_code", "error_stack", "waiting_reason", "waiting_place", "attempt", "replay_of", "usage",
+              "batch_id", "batch_index"}
 
 
 def test_async_answers_202_once_the_run_is_stored(client: Client, hello: Script) -> None:
@@ -259,7 +260,7 @@ def test_a_run_shows_every_field(client: Client, hello: Script, services: Servic
         "completed_at": logs.timestamp(run.completed_at), "duration_ms": 5, "error": None, "error_code": None,
         "error_stack": None, "result_summary": {"keys": ["x"]}, "logs_s3_key": "logs/alice/x.log",
         "output_s3_key": None, "waiting_reason": None, "waiting_place": None, "attempt": 1, "replay_of": None,
-        "usage": {"cpu_ms": 4},
+        "usage": {"cpu_ms": 4}, "batch_id": None, "batch_index": None,
     }  # fmt: skip
     assert client.get("/scripts/hello/runs").json == {"runs": [shown], "next_cursor": None}
     assert client.get("/runs").json == {"runs": [shown], "next_cursor": None}

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from millrace import logs, schedules
-from millrace.models import Run, Runtime, Schedule, Script
+from millrace.models import Firing, Run, Runtime, Schedule, Script
 from millrace.services import Services
 from tests import factories
 from tests.web.conftest import Client, error_of, fields_of
@@ -116,6 +116,31 @@ def test_limit_says_how_many_due_times_are_shown(client: Client, services: Servi
 
 
 # Pause, resume and backfill
+
+
+def test_every_due_time_can_be_listed_page_by_page(
+    client: Client, services: Services, hello: Script, stranger: Client
+) -> None:
+    client.put("/scripts/hello", json={"schedule": "rate(1 minute)"})
+    now = services.clock()
+    for number in range(5):
+        outcome = "ran" if number % 2 else "skipped"
+        Firing.create(script=hello.uuid, due_at=now - number * 60_000, fired_at=now, outcome=outcome)
+    client.put("/scripts/hello", json={"schedule": None})  # the records stay
+    seen, cursor = [], ""
+    while True:
+        page = client.get(f"/scripts/hello/schedule/firings?page_size=2{cursor}").json
+        assert page is not None and len(page["firings"]) <= 2
+        seen += [each["due_at"] for each in page["firings"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert seen == [logs.timestamp(now - number * 60_000) for number in range(5)]
+    ran = client.get("/scripts/hello/schedule/firings?outcome=ran").json
+    assert ran is not None and [each["late_ms"] for each in ran["firings"]] == [60_000, 180_000]
+    error_of(client.get("/scripts/hello/schedule/firings?outcome=late"), 400, "VALIDATION_FAILED")
+    error_of(client.get("/scripts/hello/schedule/firings?cursor=x"), 400, "VALIDATION_FAILED")
+    error_of(stranger.get("/scripts/hello/schedule/firings"), 404, "NOT_FOUND")
 
 
 def test_pausing_and_resuming_answer_with_the_schedule(client: Client, services: Services) -> None:

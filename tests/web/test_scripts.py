@@ -18,6 +18,7 @@ FIELDS = {
 }  # fmt: skip
 EXTENSIONS = {
     "retry", "concurrency", "time_zone", "schedule_policy", "isolation", "max_concurrent_runs", "egress_hosts",
+    "callback_url",
     "triggers",
 }  # fmt: skip
 
@@ -37,7 +38,7 @@ def test_create_answers_201_with_the_whole_resource(client: Client, services: Se
         "status": "active", "memory_mb": 256, "timeout_seconds": 30, "ephemeral_storage_mb": 32, "schedule": None,
         "secrets": {}, "tags": {}, "created_at": made["created_at"], "updated_at": made["created_at"],
         "time_zone": None, "schedule_policy": None, "isolation": "reuse", "max_concurrent_runs": 10,
-        "egress_hosts": None, "triggers": {},
+        "egress_hosts": None, "callback_url": None, "triggers": {},
         "retry": None, "concurrency": None,
     }  # fmt: skip
     assert services.objects.get(made["script_s3_key"]) == factories.SOURCE

@@ -60,6 +60,19 @@ class Object(fields.Dict):
         return value
 
 
+class Many(fields.List[Any]):
+    """A list of at most so many entries: a longer one is refused before its entries are looked at."""
+
+    def __init__(self, entry: fields.Field[Any], low: int, high: int, **kwargs: Any) -> None:
+        self._length = validate.Length(low, high)
+        super().__init__(entry, validate=self._length, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> list[Any]:
+        if isinstance(value, list):
+            self._length(value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
 def one_of(*choices: str) -> validate.OneOf:
     """A validator: one of these words."""
     return validate.OneOf(choices, error="Must be one of: {choices}.")

@@ -10,14 +10,15 @@ from flask import Response, request
 from millrace import admission, artifacts, history, logs, runs
 from millrace.errors import NotFound, Unavailable
 from millrace.models import Run, Script
-from millrace.models.run import FINAL, QUEUED, SUCCEEDED
+from millrace.models.run import FINAL, NOT_YET, QUEUED, SUCCEEDED
+from millrace.paging import Position
 from web import wire
 from web.scripting import PREFIX, cursors, errors, lookup, schemas, tails, words
 
 blueprint = wire.Blueprint("Runs", __name__, url_prefix=PREFIX, description="Executions of scripts.")
 
 URL_LIFETIME_S = 15 * 60
-_REPLAYED = {
+REPLAYED = {
     "Idempotent-Replayed": {
         "description": "`true` when an earlier request with this `Idempotency-Key` started the run.",
         "schema": {"type": "string", "enum": ["true"]},
@@ -30,13 +31,13 @@ QUEUE_PATIENCE_S = 30  # how long a sync execution may wait besides the script's
 @blueprint.route("/scripts/<script_id>/execute", methods=["POST"])
 @blueprint.arguments(schemas.Execute)
 @blueprint.arguments(schemas.ExecuteHeaders, location="headers")
-@blueprint.response(HTTPStatus.OK, schemas.Execution, description="A sync run that is over", headers=_REPLAYED)
+@blueprint.response(HTTPStatus.OK, schemas.Execution, description="A sync run that is over", headers=REPLAYED)
 @blueprint.answers(
     HTTPStatus.ACCEPTED,
     schemas.Execution,
     "An async run; or a sync one that was not over after its time limit and 30 seconds of queueing, which goes on and "
     "can be polled",
-    _REPLAYED,
+    REPLAYED,
 )
 @blueprint.refuses(
     HTTPStatus.CONFLICT,
@@ -85,6 +86,7 @@ def _order(script: Script, body: dict[str, Any], key: str | None) -> runs.Order:
         idempotency_key=key, request_digest=runs.digest(wire.body(request)) if key else "",
         priority=body.get("priority", 0), expires_after_s=body.get("expires_after"),
         debounce_key=body["debounce"]["key"] if "debounce" in body else None,
+        callback_url=body.get("callback_url"),
     )  # fmt: skip
 
 
@@ -138,7 +140,11 @@ def wanted(given: Mapping[str, Any]) -> history.Filter:
 
 def _page(chosen: history.Filter, listing: str, query: dict[str, Any]) -> dict[str, Any]:
     position = cursors.decode(listing, query.get("cursor"))
-    rows, following = history.page(wire.workspace().id, chosen, position, query["page_size"])
+    return page_shown(listing, *history.page(wire.workspace().id, chosen, position, query["page_size"]))
+
+
+def page_shown(listing: str, rows: Sequence[Run], following: Position | None) -> dict[str, Any]:
+    """A page of runs, which come with their scripts, in this face's shape."""
     reasons = _reasons(rows)
     return {
         "runs": [shown(row, row.script, reasons.get(row.id)) for row in rows],
@@ -147,9 +153,11 @@ def _page(chosen: history.Filter, listing: str, query: dict[str, Any]) -> dict[s
 
 
 def _reasons(rows: Sequence[Run]) -> dict[str, str | None]:
-    """Why the waiting ones wait. Places are counted once for each script, since its runs all wait for the same."""
+    """Why the waiting ones wait. Places are counted once for each script, and each batch, since their runs all wait for
+    the same."""
     now = wire.services().clock()
     for_a_place: dict[str, str | None] = {}
+    of_a_batch: dict[str, str | None] = {}
     reasons: dict[str, str | None] = {}
     bounds: dict[str, admission.Bounds] = {}
     for row in rows:
@@ -157,11 +165,17 @@ def _reasons(rows: Sequence[Run]) -> dict[str, str | None]:
         if waits_for_a_place and row.concurrency_key is None and row.script_id in for_a_place:
             reasons[row.id] = for_a_place[row.script_id]
             continue
+        outside = row.batch_id if row.available_at == NOT_YET else None
+        if outside is not None and outside in of_a_batch:
+            reasons[row.id] = of_a_batch[outside]
+            continue
         if waits_for_a_place and row.script_id not in bounds:
             bounds[row.script_id] = runs.bounds_of(row.script)
         reasons[row.id] = admission.waiting_reason(row, row.script, now, bounds.get(row.script_id, admission.NO_BOUNDS))
         if waits_for_a_place and row.concurrency_key is None:
             for_a_place[row.script_id] = reasons[row.id]
+        if outside is not None:
+            of_a_batch[outside] = reasons[row.id]
     return reasons
 
 
@@ -288,11 +302,13 @@ def shown(run: Run, script: Script, waiting_reason: str | None) -> dict[str, Any
         "error_code": run.error_code,
         "error_stack": run.error_stack,
         "result_summary": run.summary,
-        "logs_s3_key": run.log_key,
+        "logs_s3_key": run.log_key or None,
         "output_s3_key": run.result_key,
         "waiting_reason": waiting_reason,
         "waiting_place": None,
         "attempt": run.attempt,
         "replay_of": run.replay_of,
+        "batch_id": run.batch_id,
+        "batch_index": run.batch_index,
         "usage": run.usage,
     }

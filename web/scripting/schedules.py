@@ -1,12 +1,13 @@
 """A script's schedule: what is due next, what became of the last due times; pausing it and making up for the past."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
 from millrace import backfills, schedules
-from millrace.models import Schedule, Script
+from millrace.models import Firing, Schedule, Script
 from web import wire
-from web.scripting import PREFIX, lookup, schemas, words
+from web.scripting import PREFIX, cursors, lookup, schemas, words
 
 blueprint = wire.Blueprint("Schedules", __name__, url_prefix=PREFIX, description="When scripts run by themselves.")
 
@@ -25,6 +26,22 @@ def get_schedule(query: dict[str, Any], script_id: str) -> dict[str, Any]:
     """
     script = lookup.script(script_id)
     return shown(script, schedules.require(script), query["limit"])
+
+
+@blueprint.route("/scripts/<script_id>/schedule/firings")
+@blueprint.arguments(schemas.FiringQuery, location="query")
+@blueprint.response(HTTPStatus.OK, schemas.FiringPage)
+@blueprint.extension()
+def list_firings(query: dict[str, Any], script_id: str) -> dict[str, Any]:
+    """List what became of a script's due times, the latest first
+
+    Also of those of a schedule that it had before.
+    """
+    script = lookup.script(script_id)
+    listing = f"firings {script.uuid}"
+    position = cursors.decode(listing, query.get("cursor"))
+    rows, following = schedules.firings(script, query["page_size"], position, query.get("outcome"))
+    return {"firings": _firings(rows), "next_cursor": cursors.encode(listing, following)}
 
 
 @blueprint.route("/scripts/<script_id>/schedule/pause", methods=["POST"])
@@ -80,14 +97,18 @@ def shown(script: Script, schedule: Schedule, latest: int) -> dict[str, Any]:
         "policy": policy(schedule),
         "paused_at": words.time(schedule.paused_at),
         "next": [words.time(at) for at in schedules.upcoming(schedule, wire.services().clock(), NEXT)],
-        "firings": [
-            {
-                "due_at": words.time(each.due_at), "outcome": each.outcome, "reason": each.reason,
-                "late_ms": each.fired_at - each.due_at, "run_id": each.run_id,
-            }
-            for each in schedules.firings(script, latest)
-        ],
-    }  # fmt: skip
+        "firings": _firings(schedules.firings(script, latest)[0]),
+    }
+
+
+def _firings(rows: Sequence[Firing]) -> list[dict[str, Any]]:
+    return [
+        {
+            "due_at": words.time(each.due_at), "outcome": each.outcome, "reason": each.reason,
+            "late_ms": each.fired_at - each.due_at, "run_id": each.run_id,
+        }
+        for each in rows
+    ]  # fmt: skip
 
 
 def policy(schedule: Schedule) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _CONFLICTS = (
 # What a request and a script's row call by the same name.
 _COLUMNS = (
     "display_name", "description", "entry_point", "memory_mb", "timeout_seconds", "status", "isolation",
-    "max_concurrent_runs", "egress_hosts", "tags", "retry", "concurrency",
+    "max_concurrent_runs", "egress_hosts", "tags", "retry", "concurrency", "callback_url",
 )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def create_script(body: dict[str, Any]) -> dict[str, Any]:
     runtime = runtimes.choose(body["runtime"])
     source = checks.decode_content(body["script_content"], body["script_hash"])
     _check(source, runtime, body.get("entry_point") or languages.of(runtime.name).entry_point)
-    names = (*_COLUMNS, "runtime", "time_zone", "schedule_policy", "secrets")
+    names = (*_COLUMNS, "runtime", "time_zone", "schedule_policy", "secrets", "callback_secret")
     given = {name: body[name] for name in names if name in body}
     new = scripts.NewScript(
         slug=body["id"],
@@ -51,7 +51,7 @@ def create_script(body: dict[str, Any]) -> dict[str, Any]:
         triggers=_triggers(body.get("triggers", {})),
         **given,
     )
-    return shown(overview.of(scripts.create(wire.services(), wire.workspace().id, new)))
+    return _changed(scripts.create(wire.services(), wire.workspace().id, new))
 
 
 @blueprint.route("/scripts")
@@ -94,8 +94,15 @@ def update_script(body: dict[str, Any], script_id: str) -> dict[str, Any]:
         schedule_policy=body.get("schedule_policy"),
         secrets=body.get("secrets"),
         triggers=_triggers(body["triggers"]) if "triggers" in body else None,
+        callback_secret=body.get("callback_secret"),
     )
-    return shown(overview.of(scripts.update(wire.services(), script, change)))
+    return _changed(scripts.update(wire.services(), script, change))
+
+
+def _changed(script: Script) -> dict[str, Any]:
+    """With the secret that was made for it just now, which nobody is shown again."""
+    fresh = script.fresh_callback_secret
+    return shown(overview.of(script)) | ({} if fresh is None else {"callback_secret": fresh})
 
 
 def _changed_source(script: Script, body: Mapping[str, Any]) -> bytes | None:

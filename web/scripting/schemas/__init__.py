@@ -1,5 +1,7 @@
 """The shapes of the Script Management API. What validates here is what /openapi.json says."""
 
+from web.scripting.schemas.batches import Batch, BatchAccepted, BatchCreate, BatchListed, BatchPage, BatchRunQuery
+from web.scripting.schemas.callbacks import Callback, Delivery
 from web.scripting.schemas.common import ErrorBody, ErrorDetail, ErrorEnvelope, PageQuery
 from web.scripting.schemas.events import Event, EventPage, EventQuery, EventRun, Publish, Published
 from web.scripting.schemas.limits import AuditPage, Deed, Limits, LimitsAndUsage, RetentionDays, Usage
@@ -31,6 +33,8 @@ from web.scripting.schemas.schedules import (
     Backfill,
     Backfilled,
     Firing,
+    FiringPage,
+    FiringQuery,
     SchedulePolicy,
     SchedulePolicyShown,
     ScheduleQuery,
@@ -60,10 +64,18 @@ __all__ = [
     "AuditPage",
     "Backfill",
     "Backfilled",
+    "Batch",
+    "BatchAccepted",
+    "BatchCreate",
+    "BatchListed",
+    "BatchPage",
+    "BatchRunQuery",
+    "Callback",
     "DeadLetter",
     "DeadLetterPage",
     "DeadLetterQuery",
     "Deed",
+    "Delivery",
     "DiffQuery",
     "ErrorBody",
     "ErrorDetail",
@@ -77,6 +89,8 @@ __all__ = [
     "ExecuteHeaders",
     "Execution",
     "Firing",
+    "FiringPage",
+    "FiringQuery",
     "HttpTrigger",
     "HttpTriggerShown",
     "Library",

@@ -5,6 +5,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
+from millrace import callbacks
 from web.scripting import words
 from web.scripting.fields import (
     Number,
@@ -21,7 +22,7 @@ from web.scripting.schemas.common import PageQuery
 
 MAX_DELAY_S = 366 * 24 * 3600
 MAX_PRIORITY_S = 24 * 3600
-_ASYNC_ONLY = ("delay_seconds", "run_at", "priority", "expires_after", "debounce")
+_ASYNC_ONLY = ("delay_seconds", "run_at", "priority", "expires_after", "debounce", "callback_url")
 
 
 class Debounce(Schema):
@@ -55,6 +56,14 @@ class Execute(Schema):
         1, MAX_DELAY_S, metadata=extension("Async only: given up when it has not started so many seconds after due.")
     )
     debounce = fields.Nested(Debounce, metadata=extension("Async only: one run for a burst of calls."))
+    callback_url = Text(
+        validate=validate.Length(1, callbacks.MAX_URL),
+        metadata=extension(
+            "Async only: who is told when the run is over, instead of the script's own callback_url. The script must "
+            "have a callback_secret.",
+            example="https://example.com/millrace",
+        ),
+    )
 
     @validates_schema
     def _only_async(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -126,6 +135,10 @@ class Run(Schema):
     )
     attempt = fields.Integer(required=True, metadata=extension("The latest attempt, from 1; 0 before the first."))
     replay_of = fields.String(required=True, allow_none=True, metadata=extension("The run whose input it has."))
+    batch_id = fields.String(required=True, allow_none=True, metadata=extension("The batch that it belongs to."))
+    batch_index = fields.Integer(
+        required=True, allow_none=True, metadata=extension("Which item of its batch it has, from 0.")
+    )
     usage = fields.Dict(
         required=True, allow_none=True, metadata=extension("What the run used: memory, cpu time, and so on.")
     )

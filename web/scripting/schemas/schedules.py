@@ -4,6 +4,7 @@ from marshmallow import Schema, fields
 
 from millrace import backfills, schedules
 from web.scripting.fields import TIME, Number, Text, a_time, described, one_of
+from web.scripting.schemas.common import PageQuery
 
 _OVERLAP = (
     "A due time while an earlier scheduled run has not ended: `allow` both, `skip` it, `queue` it until the earlier "
@@ -43,6 +44,19 @@ class Firing(Schema):
     )
     late_ms = fields.Integer(required=True, metadata=described("From when it was due until this was decided."))
     run_id = fields.String(required=True, allow_none=True)
+
+
+class FiringPage(Schema):
+    """What became of due times, the latest first."""
+
+    firings = fields.List(fields.Nested(Firing), required=True)
+    next_cursor = fields.String(required=True, allow_none=True)
+
+
+class FiringQuery(PageQuery):
+    """Which of them."""
+
+    outcome = Text(validate=one_of(schedules.RAN, schedules.SKIPPED))
 
 
 class ScheduleQuery(Schema):

@@ -5,8 +5,8 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from millrace import checks, retries, scripts, secrets, triggers
-from web.scripting.fields import Number, Object, Text, a_time, an_id, described, extension, is_host, one_of
+from millrace import callbacks, checks, retries, scripts, secrets, triggers
+from web.scripting.fields import Many, Number, Object, Text, a_time, an_id, described, extension, is_host, one_of
 from web.scripting.schemas.schedules import SchedulePolicy, SchedulePolicyShown
 
 _SLUG = f"^{scripts.SLUG.pattern}$"
@@ -28,9 +28,7 @@ class HttpTriggerShown(Schema):
     """A path under /hooks/{workspace}, without its secret."""
 
     path = Text(required=True, validate=validate.Length(2, 200), metadata={"example": "/orders"})
-    methods = fields.List(
-        Text(validate=one_of(*triggers.METHODS)), load_default=lambda: ["POST"], validate=validate.Length(1, 6)
-    )
+    methods = Many(Text(validate=one_of(*triggers.METHODS)), 1, 6, load_default=lambda: ["POST"])
     auth = Text(load_default="key", validate=one_of("none", "key", "signature"))
     scheme = Text(
         validate=one_of("standard", "github", "stripe"), metadata=described("With auth `signature`: whose headers.")
@@ -51,7 +49,7 @@ class HttpTrigger(HttpTriggerShown):
 class Triggers(Schema):
     """What starts the script besides the API and its schedule."""
 
-    events = fields.List(fields.Nested(EventTrigger), validate=validate.Length(max=50))
+    events = Many(fields.Nested(EventTrigger), 0, 50)
     http = fields.Nested(HttpTrigger)
 
 
@@ -72,10 +70,11 @@ class Retry(Schema):
     jitter = fields.Boolean(
         load_default=True, truthy={True}, falsy={False}, metadata=described("Takes up to half of each delay away.")
     )
-    on = fields.List(
+    on = Many(
         Text(validate=validate.Length(1, 200)),
+        1,
+        20,
         load_default=lambda: list(retries.KINDS),
-        validate=validate.Length(1, 20),
         metadata=described("`failed`, `timed_out`, `worker_lost`, or names of errors.", example=["AxiosError"]),
     )
 
@@ -140,13 +139,29 @@ class _ScriptFields(Schema):
     concurrency = fields.Nested(
         Concurrency, allow_none=True, metadata=extension("Limits runs at once by a value of the payload.")
     )
-    egress_hosts = fields.List(
+    egress_hosts = Many(
         Text(validate=[validate.Length(1, 253), is_host]),
+        0,
+        100,
         allow_none=True,
-        validate=validate.Length(max=100),
         metadata=extension(
             "Hosts that the script may reach: names, `*.name` or addresses. null: every public host.",
             example=["api.example.com", "*.example.org"],
+        ),
+    )
+    callback_url = Text(
+        allow_none=True,
+        validate=validate.Length(1, callbacks.MAX_URL),
+        metadata=extension(
+            "Who is told when a run of the script is over, by a signed POST. null: nobody.",
+            example="https://example.com/millrace",
+        ),
+    )
+    callback_secret = Text(
+        validate=validate.Length(*callbacks.SECRET_LENGTH),
+        load_only=True,
+        metadata=extension(
+            "What callbacks are signed with, base64 after `whsec_`. One is made for a callback_url without."
         ),
     )
     triggers = fields.Nested(Triggers, metadata=extension("Events and a webhook that start the script. {}: none."))
@@ -239,6 +254,10 @@ class Script(Schema):
     concurrency = fields.Nested(Concurrency, required=True, allow_none=True, metadata=extension("Places by key."))
     max_concurrent_runs = fields.Integer(required=True, metadata=extension("See create."))
     egress_hosts = fields.List(fields.String(), required=True, allow_none=True, metadata=extension("See create."))
+    callback_url = fields.String(required=True, allow_none=True, metadata=extension("See create."))
+    callback_secret = fields.String(
+        metadata=extension("In the answer of the request alone that had it made; it is not shown again.")
+    )
     triggers = fields.Nested(TriggersShown, required=True, metadata=extension("See create; without secrets."))
 
 
