@@ -68,8 +68,7 @@ class Faults:
             Fault("scheduler killed", lambda: self._kill("-m", "scheduler")),
             Fault("redis killed, back empty", self._lose_redis),
             Fault("S3 down", rig.s3.stop, rig.s3.start, pace.store_down_s),
-            Fault("S3 full", lambda: self._restart_s3(full=True), lambda: self._restart_s3(full=False),
-                  pace.store_full_s),
+            Fault("disk of S3 full", rig.s3.disk.fill, rig.s3.disk.free, pace.store_full_s),
             Fault("PostgreSQL down", rig.postgres.stop, rig.postgres.start, pace.database_down_s),
         ]  # fmt: skip
 
@@ -163,11 +162,6 @@ class Faults:
         process.kill()
         process.wait()
         self.rig.valkey.start()
-
-    def _restart_s3(self, *, full: bool) -> None:
-        self.rig.s3.stop()
-        self.rig.s3.full = full
-        self.rig.s3.start()
 
 
 def _kill(pid: int) -> None:

@@ -1,5 +1,6 @@
 """Compares the books: what clients were promised, what handlers said outside, and what the records and logs say."""
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,7 +64,7 @@ def compare(rig: Rig, load: Load) -> Verdict:
     verdict.retries = len(attempts)
     verdict.problems += [
         *_unfinished(rows), *_broken_promises(load, rig, runs), *_doubles(rig, rows), *_events(rig, rows),
-        *_firings(rig, load, runs), *_handlers(runs, heard, tried),
+        *_firings(rig, load, runs), *_batches(rig, rows), *_handlers(runs, heard, tried),
         *_retries(runs, tried), *_descriptors(rig),
     ]  # fmt: skip
     verdict.problems += _logs(rig, rows, heard, verdict.logs)
@@ -77,7 +78,7 @@ def leftovers(rig: Rig, groups: Iterable[str]) -> list[str]:
 
 
 def _slugs(load: Load) -> Iterator[str]:
-    yield from ("called", "retried", "hooked", *SUBSCRIBED, *load.first_due)
+    yield from ("called", "retried", "batched", "hooked", *SUBSCRIBED, *load.first_due)
 
 
 def _unfinished(rows: Iterable[Row]) -> Iterator[str]:
@@ -90,9 +91,10 @@ def _unfinished(rows: Iterable[Row]) -> Iterator[str]:
 
 def _broken_promises(load: Load, rig: Rig, runs: Mapping[str, Row]) -> Iterator[str]:
     """What was accepted exists, under one id for each key, and ended as the client who waited was told."""
-    events = {row["id"] for row in rig.rows("SELECT id FROM event")}
+    known = {"event": {row["id"] for row in rig.rows("SELECT id FROM event")},
+             "batch": {row["id"] for row in rig.rows("SELECT id FROM batch")}}  # fmt: skip
     for each in load.ledger.promises:
-        if each.id not in (events if each.kind == "event" else runs):
+        if each.id not in known.get(each.kind, runs):
             yield f"{each.kind} {each.id} was accepted ({each.key}) and does not exist"
         elif each.status is not None:
             recorded = runs[each.id]["status"]
@@ -144,6 +146,20 @@ def _firings(rig: Rig, load: Load, runs: Mapping[str, Row]) -> Iterator[str]:
     yield from (f"run {run} has no firing" for run, row in runs.items() if row["due_at"] and run not in ran)
 
 
+def _batches(rig: Rig, rows: Iterable[Row]) -> Iterator[str]:
+    """Each batch, known to a client or not, has one run for each item, and one idempotency key."""
+    items: defaultdict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        if row["slug"] == "batched":
+            items[row["batch_id"]].append(row["batch_index"])
+    keys = Counter(row["run_id"] for row in rig.rows("SELECT run_id FROM idempotency_key"))
+    batches = {row["id"]: row for row in rig.rows("SELECT id, total FROM batch")}
+    for batch, row in batches.items():
+        if sorted(items[batch]) != list(range(row["total"])) or keys[batch] != 1:
+            yield f"batch {batch} has the items {sorted(items[batch])} and {keys[batch]} keys"
+    yield from (f"runs of a batch {batch} that does not exist" for batch in items.keys() - batches.keys())
+
+
 def _handlers(runs: Mapping[str, Row], heard: Counter[Word], tried: Counter[tuple[str, int]]) -> Iterator[str]:
     """What began outside is what the records say: once for each attempt that is recorded, and for no other."""
     for word, count in heard.items():
@@ -186,14 +202,27 @@ def metrics(rig: Rig) -> dict[str, float]:
 
 def _logs(rig: Rig, rows: Iterable[Row], heard: Counter[Word], kinds: Counter[str]) -> list[str]:
     with rig.platform.client() as client, ThreadPoolExecutor(4) as pool:
-        texts = pool.map(lambda row: (row, _log_of(client, row)), rows)
+        texts = pool.map(lambda row: [(row, _log_of(client, row)), *_earlier_logs(client, row)], rows)
         problems = []
-        for row, text in texts:
+        for row, text in itertools.chain.from_iterable(texts):
             kind, problem = _judge_log(row, text, began=bool(heard[Word(row["id"], row["attempt"], BEGIN)]))
-            kinds[kind] += 1
+            kinds[f"of an earlier try: {kind}" if row.get("earlier") else kind] += 1
             if problem:
                 problems.append(f"{problem}: {_short(row)}")
         return problems
+
+
+def _earlier_logs(client: httpx.Client, row: Row) -> Iterator[tuple[Row, str | None]]:
+    """A record and the log of each of its tries before the last."""
+    if not row["tries"]:
+        return
+    answer = client.get(f"/scripts/{row['slug']}/runs/{row['id']}/attempts")
+    assert answer.status_code == httpx.codes.OK, answer.text
+    for each in answer.json()["attempts"]:
+        if each["number"] != row["attempt"]:
+            text = None if each["log_url"] is None else _stored(row, each["log_url"])
+            yield {"id": row["id"], "slug": row["slug"], "attempt": each["number"], "status": each["status"],
+                   "error_code": each["error_code"], "earlier": True}, text  # fmt: skip
 
 
 def _log_of(client: httpx.Client, row: Row) -> str | None:
@@ -201,7 +230,11 @@ def _log_of(client: httpx.Client, row: Row) -> str | None:
     if answer.status_code == httpx.codes.NOT_FOUND:
         return None
     assert answer.status_code == httpx.codes.OK, answer.text
-    stored = httpx.get(answer.json()["url"], timeout=30)
+    return _stored(row, answer.json()["url"])
+
+
+def _stored(row: Row, url: str) -> str:
+    stored = httpx.get(url, timeout=30)
     assert stored.status_code == httpx.codes.OK, (row["id"], stored.text)
     return stored.text
 
@@ -236,4 +269,4 @@ def _ended_by_force(row: Row) -> bool:
 def _short(row: Row) -> str:
     names = ("id", "slug", "status", "error_code", "error", "attempt", "worker", "started_at", "completed_at",
              "log_key", "log_chunks", "usage")
-    return str({name: row[name] for name in names})
+    return str({name: row[name] for name in names if name in row})

@@ -23,7 +23,8 @@ SUBSCRIBED = ("event-one", "event-two")
 SCHEDULED = tuple(f"scheduled-{number}" for number in range(6))
 PERIOD_MS = 60_000  # the shortest that a schedule may have
 HOOK_KEY = "a key that only the sender knows"
-CLIENTS = (("sync", 4), ("async", 2), ("retried", 1), ("hook", 1), ("event", 1))
+CLIENTS = (("sync", 4), ("async", 2), ("retried", 1), ("hook", 1), ("event", 1), ("batch", 1))
+ITEMS = 3  # of a batch, of which two may be under way at once
 RETRY = {"count": 8, "delay_seconds": 1, "factor": 1}
 PATIENCE_S = 150.0  # after the load's end, for an answer
 PAUSES_S = (0.2, 1.0)  # between two starts of one client: a load that two cores can carry, so that no queue grows
@@ -54,9 +55,9 @@ exports.handler = async (payload, context) => {
 
 @dataclass(frozen=True)
 class Promise:
-    """What a client was told: a run, or an event, is accepted; `status` as well if it waited for the end."""
+    """What a client was told: a run, an event or a batch is accepted; `status` as well if it waited for the end."""
 
-    kind: str  # sync | async | retried | hook | event
+    kind: str  # sync | async | retried | hook | event | batch
     key: str
     id: str
     status: str | None = None
@@ -135,6 +136,7 @@ class Load:
         with self.rig.platform.client() as client:
             self._create(client, "called", max_concurrent_runs=6)
             self._create(client, "retried", retry=RETRY)
+            self._create(client, "batched")
             hook = {"path": "/chaos", "methods": ["POST"], "auth": "key", "secret": HOOK_KEY, "mode": "async"}
             self._create(client, "hooked", triggers={"http": hook}, isolation="fresh")
             for slug in SUBSCRIBED:
@@ -167,7 +169,7 @@ class Load:
 
     def _client(self, kind: str, number: int) -> None:
         chance = random.Random(f"{self.seed} {kind} {number}")
-        ask = {"hook": self._hook, "event": self._publish}.get(kind, self._execute)
+        ask = {"hook": self._hook, "event": self._publish, "batch": self._batch}.get(kind, self._execute)
         with self.rig.platform.client() as client:
             client.timeout = httpx.Timeout(80, connect=10)
             count = 0
@@ -191,6 +193,11 @@ class Load:
     def _publish(self, client: httpx.Client, kind: str, key: str, ms: int) -> None:
         body = {"name": "chaos.happened", "data": {"ms": ms}, "subject": key}
         self._insist(kind, key, "event_id", lambda: client.post("/events", json=body))
+
+    def _batch(self, client: httpx.Client, kind: str, key: str, ms: int) -> None:
+        body = {"items": [{"ms": ms // ITEMS}] * ITEMS, "concurrency": 2}
+        headers = {"Idempotency-Key": key}
+        self._insist(kind, key, "batch_id", lambda: client.post("/scripts/batched/batches", json=body, headers=headers))
 
     def _insist(self, kind: str, key: str, id_name: str, ask: Callable[[], httpx.Response]) -> None:
         while time.monotonic() < self._deadline:

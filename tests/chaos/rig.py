@@ -12,11 +12,13 @@ import psycopg
 from psycopg.rows import dict_row
 
 from millrace.embedded import S3Server, ValkeyServer
+from tests.chaos.disk import Disk
 from tests.chaos.outside import Outside
 from tests.platform import Platform, start_platform, stop_platform
 from tests.services import PostgresServer
 
 WORKER_PROCESSES = 2
+DISK_MB = 512  # for all objects of the longest campaign, and small enough to be filled in a moment
 
 
 class DurablePostgres(PostgresServer):
@@ -28,14 +30,15 @@ class DurablePostgres(PostgresServer):
 
 
 class FillableS3(S3Server):
-    """One that can be started with no room left: it reads and lists, and takes nothing."""
+    """One whose objects are on a disk of their own."""
 
-    full = False
+    def __init__(self, folder: Path, disk: Disk) -> None:
+        super().__init__(folder)
+        self.disk = disk
 
     def command(self) -> Sequence[str]:
         """See Server."""
-        *options, folder = super().command()
-        return [*options, *(["--read-only"] if self.full else []), folder]
+        return self.disk.inside(super().command())
 
 
 class Rig:
@@ -126,7 +129,8 @@ def start(folder: Path) -> Iterator[Rig]:
         threading.Thread(target=outside.serve_forever, daemon=True, name="outside").start()
         postgres = stack.enter_context(DurablePostgres(folder / "postgres"))
         valkey = stack.enter_context(ValkeyServer(folder / "valkey", durable=False))
-        s3 = stack.enter_context(FillableS3(folder / "s3"))
+        disk = stack.enter_context(Disk(folder / "s3" / "buckets", DISK_MB))
+        s3 = stack.enter_context(FillableS3(folder / "s3", disk))
         home, database = folder / "home", postgres.create("millrace")
         platform = start_platform(
             home, DATABASE_URL=database, REDIS_URL=valkey.url, S3_ENDPOINT=s3.endpoint, S3_ACCESS_KEY=s3.access_key,

@@ -16,5 +16,5 @@ def test_what_was_accepted_is_accounted_for_once_whatever_dies(tmp_path: Path) -
     print("\n".join(report.diary))
     print(report.table())
     assert report.verdict.problems == []
-    assert all(report.promises[kind] for kind in ("sync", "async", "retried", "hook", "event"))
+    assert all(report.promises[kind] for kind in ("sync", "async", "retried", "hook", "event", "batch"))
     assert len(report.faults) == 10
