@@ -16,8 +16,8 @@ from sandbox.cgroups.files import read
 _BOOT_LOG_BYTES = 4096
 _LOG_PIPE_BYTES = 1024 * 1024
 _PLACES = (nsjail.JOB_FD, nsjail.CONTROL_FD, nsjail.LOG_FD, nsjail.BOOT_LOG_FD, 1, 2)
-_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
-"""By Python, or by whoever started this process in the background."""
+_SIGNALS = signal.valid_signals()
+"""Python ignores some, a shell that starts this process in the background others, and so would a jail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ def _spawn(command: Sequence[str], theirs: Sequence[int]) -> int:
         ],
         setsid=True,
         setsigmask=(),
-        setsigdef=_IGNORED,
+        setsigdef=_SIGNALS,
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from sandbox import jail, nsjail
+from sandbox import cgroups, jail, nsjail, pool
 from sandbox.slots import Slots
 
 DEADLINE_S = 10.0
+_ATTEMPTS = 5
 _OUTPUT_BYTES = 65_536
 
 
@@ -45,12 +47,19 @@ class Trial:
             self.process.kill_hard()
             self.code()
         self.process.close()
-        self._slots.give_back(self.slot)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """A busy host needs seconds to end what was killed, and each attempt waits for two."""
+        for _ in range(_ATTEMPTS - 1):
+            with contextlib.suppress(cgroups.CgroupsUnavailable):
+                return self._slots.give_back(self.slot)
+        return self._slots.give_back(self.slot)
 
     def wait_for_output(self, descriptor: int) -> bool:
-        """Whether it wrote there before it ended, and in time."""
-        poll = _poll(descriptor, self.process.pidfd)
-        return any(fd == descriptor and event & select.POLLIN for fd, event in poll.poll(DEADLINE_S * 1000))
+        """Whether it wrote there before it ended, and before a pool would give it up."""
+        ready = _poll(descriptor, self.process.pidfd).poll(pool.BOOT_TIMEOUT_S * 1000)
+        return any(fd == descriptor and event & select.POLLIN for fd, event in ready)
 
     def proc(self) -> Path:
         """The folder in /proc of its first process, which must have started."""

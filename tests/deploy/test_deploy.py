@@ -207,3 +207,8 @@ def test_the_unit_of_the_launcher_takes_nothing_away_that_jails_need() -> None:
                 "PrivateDevices", "SystemCallFilter", "CapabilityBoundingSet", "User"}  # fmt: skip
     assert not breaking & set(keys)
     assert {"Delegate", "DelegateSubgroup"} <= set(keys)
+
+
+def test_a_stop_of_the_launcher_signals_it_alone() -> None:
+    # Its jails and its proxy are in the unit as well, and running jobs have their grace.
+    assert "KillMode=mixed" in (DEPLOY / "systemd" / "millrace-launcher.service").read_text().splitlines()

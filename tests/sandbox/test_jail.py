@@ -93,11 +93,13 @@ print([os.read(fd, 100) for fd in (pipes.control, pipes.log, pipes.stdout, pipes
 
 
 def test_it_ignores_no_signal(started: list[jail.JailProcess]) -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignored = signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM
+    before = [signal.signal(each, signal.SIG_IGN) for each in ignored]
     try:
         process = start(started, ["/bin/sleep", "60"], cgroups.NoTree().create("s0"))
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in zip(ignored, before, strict=True):
+            signal.signal(each, handler)
     status = dict(line.split(":\t") for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
     # From 32 on they are the C library's and of programs that handle them.
     assert [int(status[name], 16) % 2**31 for name in ("SigIgn", "SigBlk")] == [0, 0]

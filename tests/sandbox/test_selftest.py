@@ -83,6 +83,9 @@ WEAK_POLICIES: list[tuple[list[tuple[str, str]], str]] = [
 # An ordinary user's jails have no other id than its own, so that there is nothing to weaken.
 WEAK_IDS = [0, nsjail.FIRST_OUTER_ID] if os.geteuid() == 0 else []
 
+# One number limits memory and swap in version 1 of control groups; in version 2 each has its own.
+ONE_LIMIT = Path("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+
 Look = Callable[..., set[str]]
 
 
@@ -169,7 +172,8 @@ def test_a_layer_that_the_policy_takes_away_is_missing(
 
 
 @pytest.mark.parametrize(
-    ("limit", "layers"), [("memory", "memory swap"), ("swap", "swap"), ("pids", "pids"), ("cpu", "cpu")]
+    ("limit", "layers"),
+    [("memory", "memory swap" if ONE_LIMIT else "memory"), ("swap", "swap"), ("pids", "pids"), ("cpu", "cpu")],
 )
 def test_a_limit_that_is_not_set_is_missing(missing: Look, limit: str, layers: str) -> None:
     assert missing(without=limit) == set(layers.split())
@@ -187,36 +191,56 @@ def test_what_outlives_its_jail_is_found_out(missing: Look) -> None:
 
 def test_a_proxy_that_lets_a_jail_reach_this_host_is_found_out() -> None:
     lax = 'proxylink.ProxyLink = lambda loop, allow, on_exit: real(loop, ["127.0.0.0/8"], on_exit)'
-    (finding,) = egress_finding(lax)
+    (finding,) = findings_of("egress", lax)
     assert not finding.holds
     assert finding.detail.startswith("127.0.0.1:22 is answered 'HTTP/1.1 ")
     assert "169.254.169.254" not in finding.detail
 
 
 def test_what_the_operator_exempts_may_be_reached() -> None:
-    (finding,) = egress_finding("", "127.0.0.0/8")
+    (finding,) = findings_of("egress", "", "127.0.0.0/8")
     assert finding.holds
 
 
 def test_a_proxy_that_is_not_there_is_found_out() -> None:
     dead = "egress.PATIENCE_S = 0.1; proxylink.ProxyLink.open = lambda *_: None"
-    (finding,) = egress_finding(dead)
+    (finding,) = findings_of("egress", dead)
     assert (finding.holds, finding.detail) == (False, "the proxy does not answer")
 
 
-def egress_finding(change: str, *allow: str) -> list[Finding]:
-    """What a self-test finds out about egress in a process where `change` was made."""
+def test_a_jail_has_as_long_to_boot_as_the_pool_gives_it() -> None:
+    (finding,) = findings_of("jail", "from sandbox import pool; pool.BOOT_TIMEOUT_S = 0.0")
+    assert (finding.holds, finding.detail) == (False, "a jail cannot be booted: it did not become ready")
+
+
+def test_what_needs_its_time_to_end_does_not_end_the_self_test() -> None:
+    slow = (
+        "from sandbox import cgroups, slots\n"
+        "give_back, asked = slots.Slots.give_back, set()\n"
+        "def slowly(self, slot):\n"
+        "    if slot.name not in asked:\n"
+        "        asked.add(slot.name)\n"
+        "        raise cgroups.CgroupsUnavailable('processes in it do not end')\n"
+        "    give_back(self, slot)\n"
+        "slots.Slots.give_back = slowly\n"
+    )
+    (finding,) = findings_of("kill", slow)
+    assert finding.holds
+
+
+def findings_of(layer: str, change: str, *allow: str) -> list[Finding]:
+    """What a self-test finds out about `layer` in a process where `change` was made."""
     program = (
         "import json, sys, dataclasses\n"
         "from sandbox import proxylink\n"
         "from sandbox.selftest import egress, host\n"
         "real = proxylink.ProxyLink\n"
         f"{change}\n"
-        "found = [each for each in host.check(sys.argv[1:]) if each.layer == 'egress']\n"
+        "found = [each for each in host.check(sys.argv[2:]) if each.layer == sys.argv[1]]\n"
         "print(json.dumps([dataclasses.asdict(each) for each in found]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, *allow], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, layer, *allow], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     return [Finding(**each) for each in json.loads(done.stdout)]
 
