@@ -34,7 +34,8 @@ DELAYS_S = (5, 30, 120, 600, 3600, 6 * 3600)
 JITTER = 0.2  # the part of a delay that chance may add to it
 LEASE_MS = 60_000
 PER_WORKSPACE = 8  # on their way at once from one process, so that nobody's receivers hold up another's
-PER_LOOK = 250  # of a workspace that are known before the next look
+_WORKSPACES = 128  # that are asked one by one where very many are due
+_PER_LOOK = 64  # of each of them that are known before the next look
 MAX_URL = 2000
 MAX_DELIVERIES = 10  # as many tries are kept; more than one round has
 _SKEW_MS = 5_000  # a lease further ahead than hosts differ was taken before the clock was set back
@@ -42,6 +43,7 @@ _MOST = 2_000  # that are looked at to choose from
 _PART = 500  # rows that one statement names
 _SECRET = "callback secret"  # the name under which it is sealed; no script's secret can have a space
 SECRET_LENGTH = (8, 500)
+LEAST_KEY_BYTES = 16  # fewer can be tried out on one callback
 _WORDS = {SUCCEEDED: "completed", FAILED: "failed", TIMED_OUT: "timed_out", CANCELLED: "cancelled"}
 
 log = logging.getLogger(__name__)
@@ -117,6 +119,8 @@ def check_secret(secret: str) -> None:
     if not low <= len(secret) <= high:
         raise Invalid(f"callback_secret must have from {low} to {high} characters.", field="callback_secret")
     signatures.validate_secret("standard", secret, "callback_secret")
+    if len(signatures.standard_key(secret)) < LEAST_KEY_BYTES:
+        raise Invalid(f"callback_secret must be base64 of at least {LEAST_KEY_BYTES} bytes.", field="callback_secret")
 
 
 def secure(services: Services, script: Script, given: str | None, random: vault.Randomness = os.urandom) -> None:
@@ -223,14 +227,29 @@ class Due:
     next_at: int
 
 
-def due(services: Services) -> list[Due]:
-    """Those whose time has come, the longest due of each workspace: up to `PER_LOOK` of it, and `_MOST` in all.
-
-    Everybody's first come before anybody's second.
-    """
+def due(services: Services, random: Callable[[], float]) -> list[Due]:
+    """Those whose time has come. Where there are very many, the longest due of some workspaces, others each time."""
     now = services.clock()
-    rows = _DUE.execute(now=now, beyond=_beyond(now), per_look=PER_LOOK).fetchall()
+    beyond = _beyond(now)
+    rows = _DUE.execute(now=now, beyond=beyond, most=_MOST).fetchall()
+    if len(rows) == _MOST:
+        # They may all be of one workspace, and hide those of another.
+        waiting = sorted(_waiting_workspaces(), key=lambda _: random())[:_WORKSPACES]
+        rows = [
+            row for each in waiting
+            for row in _DUE_OF_ONE.execute(now=now, beyond=beyond, workspace=each, most=_PER_LOOK).fetchall()
+        ]  # fmt: skip
     return [Due(*row) for row in rows]
+
+
+def _waiting_workspaces() -> list[str]:
+    """Those with callbacks that are not over, by a walk from one to the next in their index."""
+    rows = models.proxy.obj.execute_sql(
+        "WITH RECURSIVE waiting (id) AS (SELECT MIN(workspace_id) FROM callback WHERE next_at IS NOT NULL UNION ALL"
+        " SELECT (SELECT MIN(workspace_id) FROM callback WHERE next_at IS NOT NULL AND workspace_id > waiting.id)"
+        " FROM waiting WHERE waiting.id IS NOT NULL) SELECT id FROM waiting WHERE id IS NOT NULL"
+    )
+    return [row[0] for row in rows.fetchall()]
 
 
 def choose(line: Iterable[Due], room: int, under_way: Mapping[str, int]) -> list[Due]:
@@ -257,7 +276,17 @@ def take(services: Services, wanted: Iterable[Due]) -> list[Taken]:
             each for each in sorted(each.id for each in wanted)
             if _LEASE.execute(id=each, leased_until=leased_until, now=now, beyond=_beyond(now)).rowcount
         ]  # fmt: skip
-    return [_opened(services, row) for row in _load(ours)]
+    loaded = _load(ours)
+    if len(loaded) < len(ours):
+        _forget_deleted(set(ours) - {row.id for row in loaded})
+    return [_opened(services, row) for row in loaded]
+
+
+def _forget_deleted(ids: Collection[str]) -> None:
+    """Nobody is told of a deleted script, and its callbacks must not come before others' until all of it is gone."""
+    deleted = Script.select(Script.uuid).where(Script.status == DELETED)
+    with transaction():
+        Callback.delete().where(Callback.id.in_(list(ids)), Callback.script.in_(deleted)).execute()
 
 
 def _beyond(now: int) -> int:
@@ -270,22 +299,21 @@ def _is_due() -> peewee.Expression:
     return (Callback.next_at <= place("now")) & free
 
 
-def _due_query() -> Any:
-    nth = peewee.fn.ROW_NUMBER().over(partition_by=[Callback.workspace], order_by=[Callback.next_at, Callback.id])
-    ranked = Callback.select(Callback.id, Callback.workspace, Callback.next_at, nth.alias("nth")).where(_is_due())
-    ranked = ranked.alias("ranked")
-    first = peewee.Select([ranked], (ranked.c.id, ranked.c.workspace_id, ranked.c.next_at))
-    first = first.where(ranked.c.nth <= place("per_look")).order_by(ranked.c.nth, ranked.c.next_at).limit(_MOST)
-    return first.bind(models.proxy.obj)
+def _due_query(*of: peewee.Expression) -> peewee.Query:
+    return (
+        Callback.select(Callback.id, Callback.workspace, Callback.next_at).where(_is_due(), *of)
+        .order_by(Callback.next_at, Callback.id).limit(place("most"))
+    )  # fmt: skip
 
 
 _DUE = Compiled(_due_query)
+_DUE_OF_ONE = Compiled(lambda: _due_query(Callback.workspace == place("workspace")))
 _LEASE = Compiled(
     lambda: Callback.update(leased_until=place("leased_until")).where(Callback.id == place("id"), _is_due())
 )
 
 
-def _load(ids: Collection[str]) -> Iterable[Callback]:
+def _load(ids: Collection[str]) -> list[Callback]:
     """With all that is told and signed. Those of a deleted script are gone for everybody."""
     told = (
         Run.id, Run.status, Run.error, Run.error_code, Run.duration_ms, Run.summary, Run.created_at, Run.completed_at

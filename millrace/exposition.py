@@ -4,6 +4,7 @@ Meant for the network of those who watch. It is bounded all the same: so many co
 """
 
 import contextlib
+import errno
 import http.server
 import logging
 import os
@@ -27,8 +28,12 @@ _LOOK_S = 1.0
 log = logging.getLogger(__name__)
 
 
+class PortTaken(SettingError):
+    """Somebody else listens there now: it may be free in a moment, when processes that were here before have ended."""
+
+
 def listen(settings: Settings, *, shared: bool = False) -> socket.socket | None:
-    """What `serve` needs, or None without a MILLRACE_METRICS_PORT. Raises SettingError.
+    """What `serve` needs, or None without a MILLRACE_METRICS_PORT. Raises SettingError, PortTaken.
 
     When it is `shared` by processes of which each counts, they must leave their numbers in one folder.
     """
@@ -41,7 +46,8 @@ def listen(settings: Settings, *, shared: bool = False) -> socket.socket | None:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address, family=family, backlog=2 * MOST)
     except OSError as error:
-        raise SettingError(
+        kind = PortTaken if error.errno == errno.EADDRINUSE else SettingError
+        raise kind(
             f"MILLRACE_METRICS_PORT is {port} but nothing can listen there on {host} (MILLRACE_METRICS_HOST): "
             f"{error.strerror or error}."
         ) from None

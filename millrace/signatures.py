@@ -163,7 +163,8 @@ _CHECKS: dict[str, Callable[[str, Headers, bytes, int], Verified]] = {
 }
 
 
-def _standard_key(secret: str) -> bytes:
+def standard_key(secret: str) -> bytes:
+    """The key that a secret of Standard Webhooks stands for. Raises ValueError if it is none."""
     encoded = secret.removeprefix("whsec_").rstrip("=")
     key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     if not key:
@@ -173,7 +174,7 @@ def _standard_key(secret: str) -> bytes:
 
 def _standard_signature(secret: str, identity: str, seconds: str, body: bytes) -> str:
     signed = f"{identity}.{seconds}.".encode() + body
-    return base64.b64encode(_hmac(_standard_key(secret), signed)).decode()
+    return base64.b64encode(_hmac(standard_key(secret), signed)).decode()
 
 
 def _github_signature(secret: str, body: bytes) -> str:

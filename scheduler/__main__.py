@@ -60,7 +60,7 @@ def main() -> int:
         listener = exposition.listen(settings)
     except SettingError as error:
         print(error, file=sys.stderr)
-        return WRONG_CONFIGURATION
+        return 1 if isinstance(error, exposition.PortTaken) else WRONG_CONFIGURATION
     if listener is not None:
         exposition.serve(listener)
     stopping = threading.Event()

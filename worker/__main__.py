@@ -20,7 +20,7 @@ def main() -> int:
         listener = exposition.listen(settings, shared=True)
     except SettingError as error:
         print(error, file=sys.stderr)
-        return WRONG_CONFIGURATION
+        return 1 if isinstance(error, exposition.PortTaken) else WRONG_CONFIGURATION
     return Family(functools.partial(app.main, settings, listener), settings.worker_processes).run()
 
 

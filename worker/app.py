@@ -21,7 +21,7 @@ from worker.executor import Executor
 from worker.family import GRACE_S, LAST_WORDS_S, STOPS
 from worker.keeper import Keeper
 from worker.middleware import AroundMessages, Lifetime
-from worker.offers import REPEAT_S, Offers
+from worker.offers import LOOK_S, Offers
 from worker.poolwatch import PoolWatch
 from worker.posting import Poster
 from worker.repeated import Repeated
@@ -40,13 +40,14 @@ def main(settings: Settings, listener: socket.socket | None) -> int:
     try:
         wired = wiring.build(settings, max_connections=settings.worker_threads + _SPARE_CONNECTIONS)
         config = SandboxConfig.from_env(os.environ)
+        authorities = posting.trusted()
     except (SettingError, ConfigError) as error:
         print(error, file=sys.stderr)
         return WRONG_CONFIGURATION
     offers = Offers(wired.services)
-    offers.announce()
+    offers.repeat()  # before the first run; and later if the database is away, which must not end this process
     # What scripts may reach, but for their own lists: those bind code, and this address is the tenant's own choice.
-    poster = Poster(Policy.from_json({"allow": list(config.egress_allow)}), posting.trusted())
+    poster = Poster(Policy.from_json({"allow": list(config.egress_allow)}), authorities)
     broker = create_broker(wired.services, wired.broker, Sandbox(config.socket_path), offers, poster)
     worker = dramatiq.Worker(broker, worker_threads=settings.worker_threads)
     worker.start()
@@ -68,7 +69,7 @@ def create_broker(
     broker.add_middleware(AroundMessages(services))
     repeated = (
         Repeated(PoolWatch(jails.figures).look, poolwatch.LOOK_S, "pool-watch"),
-        Repeated(offers.repeat, REPEAT_S, "runtime-offers"),
+        Repeated(offers.repeat, LOOK_S, "runtime-offers"),
         Deliverer(services, poster),
     )
     broker.add_middleware(Lifetime(executor, keeper, shipper, repeated))

@@ -1,7 +1,8 @@
 """Tells the ends of runs to whoever asked for it.
 
 One thread looks for what is due, takes it with a lease, has it posted, and records what came of it. All posts go side
-by side, a few for each workspace: a receiver that hangs takes places from nobody but its own workspace's.
+by side, a few for each workspace, and those of whom the fewest are under way go first: a receiver that hangs takes
+places from its own workspace's, and eight workspaces whose receivers all hang hold up the others until they time out.
 """
 
 import logging
@@ -82,10 +83,14 @@ class Deliverer(Repeated):
                 return
             self._hear(self._every_s)
 
-    def close(self) -> None:
-        """Give receivers a moment, record what they said, and leave the others to whoever looks next."""
+    def stop(self) -> None:
+        """Take no more."""
+        super().stop()
         self._stopping.set()
         self._heard.put(lambda: None)  # so that the thread sees it
+
+    def close(self) -> None:
+        """Give receivers a moment, record what they said, and leave the others to whoever looks next."""
         super().close()
         deadline = time.monotonic() + LAST_WORDS_S
         while self._out and (left := deadline - time.monotonic()) > 0:
@@ -105,6 +110,9 @@ class Deliverer(Repeated):
             taken = callbacks.take(self._services, chosen)
             going = {each.id for each in chosen}
             self._line = [each for each in self._line if each.id not in going]
+            if self._stopping.is_set():  # it took so long that whoever closes this did not wait
+                callbacks.release(taken)
+                return
             for each in taken:
                 self._send(each)
 
@@ -114,7 +122,7 @@ class Deliverer(Repeated):
         used_up = self._saw_some and not self._line
         if begun < self._rests_until or not (used_up or begun >= self._looked_at + self._every_s):
             return
-        self._line = callbacks.due(self._services)
+        self._line = callbacks.due(self._services, self._draw)
         self._saw_some = bool(self._line)
         self._looked_at = begun
         self._rests_until = begun + REST * (time.monotonic() - begun)

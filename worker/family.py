@@ -48,6 +48,8 @@ class Family:
         when one says that its configuration is wrong, 1 when one died too often or had to be killed in the end.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        # Whoever started this may have it ignored, and then the dead leave no exit code.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         while self._code is None:
             self._start_due()
             heard = signal.sigtimedwait(_SIGNALS, self._idle_s())

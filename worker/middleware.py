@@ -84,9 +84,12 @@ class Lifetime(dramatiq.Middleware):
         """Every thread has ended, or its time is over."""
         if self._timer is not None:
             self._timer.cancel()
+        # All are told before one is waited for: together they have little more than a second.
+        for each in self._repeated:
+            each.stop()
         self._keeper.close()
         self._shipper.close()
-        for each in self._repeated:
+        for each in reversed(self._repeated):
             each.close()
 
     def _requeue(self, worker: Worker) -> None:

@@ -1,6 +1,7 @@
 """Tells everybody which languages and libraries scripts can use here."""
 
 import logging
+import time
 
 from millrace import runtimes
 from millrace.database import revive
@@ -8,6 +9,7 @@ from millrace.services import Services
 from sandbox.runtimes import catalogue
 from worker.vital import DATABASE_AWAY
 
+LOOK_S = 2.0
 REPEAT_S = 60.0
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ class Offers:
             )
             for each in catalogue.installed()
         ]
+        self._due = float("-inf")
 
     def announce(self) -> None:
         """Make them known."""
@@ -34,9 +37,12 @@ class Offers:
             runtimes.register(self._services, self._offers)
 
     def repeat(self) -> None:
-        """Keep them known. A database that is away hears it the next time."""
+        """Keep them known, every `REPEAT_S`. A database that is away hears it as soon as it is back."""
+        if time.monotonic() < self._due:
+            return
         try:
             self.announce()
+            self._due = time.monotonic() + REPEAT_S
         except DATABASE_AWAY as error:
             log.error("the runtimes are not made known: %s", error)
             revive(self._services.database)

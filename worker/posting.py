@@ -22,10 +22,11 @@ from ipaddress import ip_address
 import certifi
 
 from millrace import callbacks
+from millrace.settings import SettingError
 from sandbox.egress import policy as rules
 from sandbox.egress import resolver
 from sandbox.egress.addresses import IPAddress
-from sandbox.egress.policy import Policy, Refused, Target
+from sandbox.egress.policy import Policy, RefusalKind, Refused, Target
 from sandbox.egress.resolver import Unreachable
 from worker.vital import VitalThread
 
@@ -53,7 +54,7 @@ class Post:
 
 @dataclass(frozen=True)
 class Answer:
-    """The status, or why there is none. `refused`: the rules say no, and will say so again."""
+    """The status, or why there is none. `refused`: the rules say no to the address itself, and will say so again."""
 
     status: int | None
     error: str | None
@@ -76,8 +77,12 @@ def look_up(name: str) -> list[IPAddress]:
 
 
 def trusted() -> ssl.SSLContext:
-    """Which authorities count: those of the operator's file, or the usual ones."""
-    return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
+    """Which authorities count: those of the operator's file, or the usual ones. Raises SettingError."""
+    file = os.environ.get("SSL_CERT_FILE") or certifi.where()
+    try:
+        return ssl.create_default_context(cafile=file)
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingError(f"SSL_CERT_FILE names no authorities: {file}: {error.strerror or error}.") from None
 
 
 class Poster:
@@ -102,7 +107,8 @@ class Poster:
         Between the two its name may still be looked up: a thread that waits for a resolver cannot be stopped. Both are
         called on this thread and must not wait.
         """
-        asyncio.run_coroutine_threadsafe(self._carry(post, answered, over), self._loop)
+        if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._carry(post, answered, over), self._loop)
 
     def close(self) -> None:
         """Break off what is under way, and end the thread. To do so twice is no error."""
@@ -125,18 +131,19 @@ class Poster:
             return await asyncio.shield(lookups[-1])
 
         try:
-            answered(await self._post(post, resolve))
+            answered(await self._post(post, resolve, lookups))
             await asyncio.gather(*lookups, return_exceptions=True)
         finally:
             over()
 
-    async def _post(self, post: Post, resolve: resolver.Resolve) -> Answer:
+    async def _post(self, post: Post, resolve: resolver.Resolve, lookups: Sequence[object]) -> Answer:
         begun = self._loop.time()
         status, error, refused = None, None, False
         try:
             status = await _exchange(post, self._policy, resolve, self._tls, begun + self._timeout_s)
         except Refused as reason:
-            error, refused = f"refused: {reason}", True
+            # Of a name, the addresses may be others the next time, and right then.
+            error, refused = f"refused: {reason}", reason.kind is not RefusalKind.ADDRESS or not lookups
         except Unreachable as reason:
             error = f"could not connect: {reason.code}"
         except TimeoutError:

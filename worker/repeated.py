@@ -16,9 +16,13 @@ class Repeated:
         self._thread = VitalThread(self._work, name)
         self._thread.start()
 
+    def stop(self) -> None:
+        """Do it no more; `close` waits until it is done for the last time."""
+        self._closing.set()
+
     def close(self) -> None:
         """End the thread."""
-        self._closing.set()
+        self.stop()
         self._thread.join(timeout=5)
 
     def _work(self) -> None:

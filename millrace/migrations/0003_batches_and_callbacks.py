@@ -46,7 +46,8 @@ CREATE TABLE callback (
 CREATE UNIQUE INDEX callback_run_id ON callback (run_id);
 CREATE INDEX callback_workspace_id ON callback (workspace_id);
 CREATE INDEX callback_script_id ON callback (script_id);
-CREATE INDEX callback_due ON callback (next_at) WHERE next_at IS NOT NULL
+CREATE INDEX callback_due ON callback (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX callback_workspace_due ON callback (workspace_id, next_at, id) WHERE next_at IS NOT NULL
 """
 
 

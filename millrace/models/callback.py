@@ -31,3 +31,7 @@ class Callback(Model):
 
 
 Callback.add_index(Callback.index(Callback.next_at, name="callback_due", where=Callback.next_at.is_null(False)))
+Callback.add_index(
+    Callback.index(Callback.workspace, Callback.next_at, Callback.id, name="callback_workspace_due",
+                   where=Callback.next_at.is_null(False))
+)

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,7 +43,7 @@ def ended(services: Services, script: Script, status: str = SUCCEEDED, **values:
 
 
 def take(services: Services, room: int = 64, under_way: dict[str, int] | None = None) -> list[Taken]:
-    return callbacks.take(services, callbacks.choose(callbacks.due(services), room, under_way or {}))
+    return callbacks.take(services, callbacks.choose(callbacks.due(services, random.random), room, under_way or {}))
 
 
 def settle(services: Services, taken: Taken, tried: Try, draw: float = 0.0) -> None:
@@ -314,6 +316,43 @@ def test_a_workspace_with_many_leaves_room_for_the_others(memory: Services, cloc
     assert take(memory, 0) == []
 
 
+def test_very_many_of_one_workspace_hide_none_of_another(
+    memory: Services, clock: Clock, told: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "_MOST", 10)
+    monkeypatch.setattr(callbacks, "_PER_LOOK", 3)
+    for _ in range(12):
+        ended(memory, told)
+    clock.forward(s=1)
+    for owner in (OTHER, "third"):
+        ended(memory, world.script(memory, owner=owner, callback_url=URL, callback_secret=SECRET))
+    seen = Counter(each.workspace_id for each in callbacks.due(memory, random.random))
+    assert seen == {ACME: 3, OTHER: 1, "third": 1}
+    monkeypatch.setattr(callbacks, "_WORKSPACES", 1)
+    draws = [frozenset(each.workspace_id for each in callbacks.due(memory, random.random)) for _ in range(60)]
+    assert {name for drawn in draws for name in drawn} == {ACME, OTHER, "third"}
+    assert all(len(drawn) == 1 for drawn in draws)
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_no_look_reads_what_is_over_or_not_due(memory: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "_MOST", 0)
+    execute = memory.database.execute_sql
+    seen: list[str] = []
+
+    def note(sql: str, parameters: Any = None, *more: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, parameters, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory.database, "execute_sql", note)
+        callbacks.due(memory, random.random)
+    plans = [str(execute(f"EXPLAIN QUERY PLAN {each}", [1] * each.count("?")).fetchall()) for each in seen]
+    assert len(plans) == 2
+    assert "INDEX callback_due (next_at<?)" in plans[0], plans
+    assert plans[1].count("callback_workspace_due") == 2 and "SCAN callback'" not in plans[1], plans
+
+
 def test_whoever_has_the_fewest_under_way_goes_first(memory: Services, clock: Clock, told: Script) -> None:
     ended(memory, told)
     clock.forward(s=1)
@@ -326,6 +365,7 @@ def test_nothing_is_told_of_a_script_that_was_deleted(memory: Services, told: Sc
     run = ended(memory, told)
     removal._retire(memory, told)
     assert take(memory) == []
+    assert Callback.select().count() == 0  # it comes before nobody, until the rest is gone too
     removal.purge(memory, told.uuid)
     assert Callback.select().count() == Run.select().where(Run.id == run.id).count() == 0
 

@@ -117,7 +117,7 @@ def test_without_a_port_nothing_is_served() -> None:
 def test_a_port_that_is_taken_is_refused_with_one_sentence() -> None:
     with serving() as server:
         port = server.server_address[1]
-        with pytest.raises(SettingError) as refused:
+        with pytest.raises(exposition.PortTaken) as refused:
             exposition.listen(settings(MILLRACE_METRICS_PORT=str(port)))
     assert str(refused.value).startswith(
         f"MILLRACE_METRICS_PORT is {port} but nothing can listen there on 127.0.0.1 (MILLRACE_METRICS_HOST): "

@@ -1,6 +1,7 @@
 """Who is to be told of the ends of runs, as the API takes and shows it."""
 
 import base64
+import random
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def ended(services: Services, script: Script, *, tried: Try | None = None) -> Ru
 
 
 def take(services: Services) -> list[Taken]:
-    return callbacks.take(services, callbacks.due(services))
+    return callbacks.take(services, callbacks.due(services, random.random))
 
 
 def execute(client: Client, **fields: Any) -> Any:
@@ -111,7 +112,8 @@ def test_an_address_is_taken_whose_reach_only_a_worker_knows(client: Client, hel
     assert client.put("/scripts/hello", json={"callback_url": url}).json["callback_url"] == url  # type: ignore[index]
 
 
-@pytest.mark.parametrize("secret", [None, 5, "", "short", "whsec_not base64!", "é" * 20, "a" * 501, "whsec_\x00AAAA"])
+@pytest.mark.parametrize("secret", [None, 5, "", "short", "whsec_not base64!", "é" * 20, "a" * 501, "whsec_\x00AAAA",
+                                    "whsec_YQ==", "YWFhYWFhYWFhYWFhYWFh"])  # fmt: skip
 def test_what_is_no_secret_is_400_and_is_not_repeated(client: Client, hello: Script, secret: Any) -> None:
     sealed = Script.get().callback_secret
     for answer in (

@@ -122,6 +122,15 @@ def test_who_ends_by_itself_is_started_again_too(start: Starter) -> None:
     assert stop(running) == 0
 
 
+def test_who_started_it_without_an_ear_for_deaths_changes_nothing(start: Starter) -> None:
+    running = start(2, changes="signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+    wait_until(lambda: len(running.up()) == 2, 20)
+    killed = min(running.up())
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: len(running.up() - {killed}) == 2, 20)
+    assert stop(running) == 0
+
+
 def test_pauses_grow_with_each_death_within_a_minute() -> None:
     assert [family._pause_s(deaths) for deaths in range(1, 6)] == [0, 0.5, 1, 2, 4]
 
