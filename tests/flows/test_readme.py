@@ -38,10 +38,11 @@ def test_a_stranger_can_follow_the_readme(platform: Platform, tmp_path: Path) ->
         return re.split(r"^--- block\n", done.stdout.replace('": ', '":'), flags=re.MULTILINE)[1:]
 
     names, *steps, removal, commands = blocks()[2:]
-    _, created, executed, polled, triggered, commanded = told(names, *steps, commands)
+    _, created, executed, polled, many, triggered, commanded = told(names, *steps, commands)
     assert '"script_version":1' in created and '"status":"active"' in created
     assert '"status":"completed"' in executed and '"sum":5' in executed
     assert '"status":"completed"' in polled and '"sum":23' in polled and "INFO   adding" in polled
+    assert '"total":3' in many and '"concurrency":2' in many
     assert '"event_id"' in triggered and '"rate(1 minute)"' in triggered and '"sum":2' in triggered
     assert "created report, version 1" in commanded or "updated report" in commanded
     assert '"kinds":1' in commanded
@@ -53,8 +54,10 @@ def test_a_stranger_can_follow_the_readme(platform: Platform, tmp_path: Path) ->
             found = [client.get(f"/scripts/adder/runs/{each['id']}").json() for each in runs]
             return {(each["trigger_type"], (each["result_summary"] or {}).get("sum")) for each in found}
 
-        # The two calls, the webhook, the event of each client, and the schedule, which gives no numbers.
-        expected = {("manual", 5), ("manual", 23), ("http", 2), ("event", 7), ("event", 9), ("scheduled", 0)}
+        # The two calls, the items of the batch, the webhook, the event of each client, and the schedule, which gives
+        # no numbers.
+        expected = {("manual", 5), ("manual", 23), ("http", 2), ("event", 7), ("event", 9), ("scheduled", 0),
+                    ("batch", 1), ("batch", 2), ("batch", 3)}  # fmt: skip
         wait_until(lambda: expected <= sums(), 90)
         assert sums() == expected
         told(names, removal)
