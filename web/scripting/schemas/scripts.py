@@ -161,7 +161,8 @@ class _ScriptFields(Schema):
         validate=validate.Length(*callbacks.SECRET_LENGTH),
         load_only=True,
         metadata=extension(
-            "What callbacks are signed with, base64 after `whsec_`. One is made for a callback_url without."
+            "What callbacks are signed with: base64 of 16 bytes or more after `whsec_`. One is made for a callback_url "
+            "without."
         ),
     )
     triggers = fields.Nested(Triggers, metadata=extension("Events and a webhook that start the script. {}: none."))
