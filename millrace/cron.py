@@ -1,8 +1,9 @@
-"""When a schedule fires: presets, `rate(...)` and EventBridge's `cron(...)` with its six fields.
+"""When a schedule fires: presets, `rate(...)`, EventBridge's `cron(...)` with its six fields, and Unix's five.
 
     hourly | daily | weekly       minute 0 of every hour, 00:00 every day, Sunday 00:00
     rate(value unit)              1 minute|hour|day, or more minutes|hours|days
     cron(minutes hours day-of-month month day-of-week year)
+    crontab(minute hour day-of-month month day-of-week)
 
 The grammar of `cron` is that of the EventBridge user guide and, where the guide is silent, of Quartz, which
 it follows. Every field takes `,` lists, `-` ranges, which may wrap as in 20-2 (not over years), `*`, and `/`
@@ -13,6 +14,10 @@ the other must not.
   within the month (and none in a month without that day), `LW` the last weekday. They may stand in lists.
 - In day-of-week 1 is Sunday, `L` Saturday, `6L` or `FRIL` the last Friday of the month. `3#2` is the second
   Tuesday, and stands alone.
+
+`crontab` is what Unix and robfig/cron understand: `,` lists, `-` ranges, `*`, `/` steps and names; in day-of-week 0 and
+7 are Sunday. Where both day-of-month and day-of-week name days, either is enough. Which of the two dialects is meant
+its word says, never the number of fields: Monday is 2 in one and 1 in the other.
 
 Pure: time comes as an argument, in epoch milliseconds. Local times are those of the schedule's zone, and
 behave as in EventBridge Scheduler: one that spring skips does not fire, one that autumn repeats fires once,
@@ -35,7 +40,11 @@ from millrace import errors
 MAX_LENGTH = 256
 FIRST_YEAR, LAST_YEAR = 1970, 2199
 
-_FORMS = "hourly, daily, weekly, rate(value unit) or cron(minutes hours day-of-month month day-of-week year)"
+_FORMS = (
+    "hourly, daily, weekly, rate(value unit), cron(minutes hours day-of-month month day-of-week year) or "
+    "crontab(minute hour day-of-month month day-of-week)"
+)
+_CRONTAB = "crontab("
 _PRESETS = {"hourly": "0 * * * ? *", "daily": "0 0 * * ? *", "weekly": "0 0 ? * 1 *"}
 _UNITS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 _NUMBER = r"[0-9]{1,4}"
@@ -85,6 +94,26 @@ def parse(text: object, field: str = "schedule") -> Expression:
         return Expression(text, _plan(text))
     except _Broken as broken:
         raise errors.Invalid(str(broken), field=field, value=text) from None
+
+
+def of_crontab(text: object, field: str = "schedule") -> str:
+    """The schedule that five bare fields of a crontab mean; raises Invalid as `parse` does."""
+    if not isinstance(text, str) or not text.isascii() or not text.isprintable() or "(" in text or ")" in text:
+        raise errors.Invalid(
+            f"{field} must have the five fields minute, hour, day of month, month and day of week, such as 0 9 * * 1-5",
+            field=field, value=text,
+        )  # fmt: skip
+    schedule = f"{_CRONTAB}{' '.join(text.split())})"
+    try:
+        _plan(schedule)
+    except _Broken as broken:
+        raise errors.Invalid(str(broken), field=field, value=text) from None
+    return schedule
+
+
+def crontab_of(schedule: str) -> str | None:
+    """The five fields of a schedule that `of_crontab` made; None for one of another form."""
+    return schedule.removeprefix(_CRONTAB)[:-1] if schedule.startswith(_CRONTAB) else None
 
 
 def validate_zone(name: object, field: str = "time_zone") -> str:
@@ -266,6 +295,13 @@ _MONTH = _Field("month", 1, 12, names=_MONTHS)
 _DAY_OF_WEEK = _Field("day-of-week", 1, 7, ", - * ? / L #", names=_WEEKDAYS)
 _YEAR = _Field("year", FIRST_YEAR, LAST_YEAR, wraps=False)
 
+# A crontab's. Its ranges do not wrap.
+_TAB_MINUTE = _Field("minute", 0, 59, wraps=False)
+_TAB_HOUR = _Field("hour", 0, 23, wraps=False)
+_TAB_DAY_OF_MONTH = _Field("day-of-month", 1, 31, wraps=False)
+_TAB_MONTH = _Field("month", 1, 12, names=_MONTHS, wraps=False)
+_TAB_DAY_OF_WEEK = _Field("day-of-week", 0, 7, names=_WEEKDAYS, wraps=False)
+
 
 def _plan(text: str) -> Rate | Calendar:
     if len(text) > MAX_LENGTH:
@@ -278,6 +314,8 @@ def _plan(text: str) -> Rate | Calendar:
             return _read_rate(text.removeprefix("rate(")[:-1])
         if text.startswith("cron("):
             return _read_cron(text.removeprefix("cron(")[:-1])
+        if text.startswith(_CRONTAB):
+            return _read_crontab(text.removeprefix(_CRONTAB)[:-1])
     raise _Broken(f"schedule {errors.shorten(text)!r} must be {_FORMS}")
 
 
@@ -307,6 +345,37 @@ def _read_cron(text: str) -> Calendar:
         months=_MONTH.read(month),
         years=_YEAR.read(year),
     )
+
+
+def _read_crontab(text: str) -> Calendar:
+    fields = text.upper().split()
+    if len(fields) != 5:
+        raise _Broken(
+            f"crontab must have five fields (minute hour day-of-month month day-of-week), this one has {len(fields)}"
+        )
+    minute, hour, day_of_month, month, day_of_week = fields
+    return Calendar(
+        minutes=_TAB_MINUTE.read(minute),
+        hours=_TAB_HOUR.read(hour),
+        days=_read_days_of_crontab(day_of_month, day_of_week),
+        months=_TAB_MONTH.read(month),
+        years=tuple(range(FIRST_YEAR, LAST_YEAR + 1)),
+    )
+
+
+def _read_days_of_crontab(day_of_month: str, day_of_week: str) -> Days:
+    days = set(_TAB_DAY_OF_MONTH.read(day_of_month))
+    # Sunday is both 0 and 7, so that what counts on to the end of the week must end at 6.
+    closed = re.sub(r"(^|,)(\w+)/", r"\1\2-6/", day_of_week.replace("*", "0-6"))
+    weekdays = {value % 7 + 1 for value in _TAB_DAY_OF_WEEK.read(closed)}
+    either = day_of_month != "*" and day_of_week != "*"
+
+    def chosen(first: int, length: int) -> set[int]:
+        by_weekday = {day for day in range(1, length + 1) if _weekday(day, first) in weekdays}
+        by_day = {day for day in days if day <= length}
+        return by_day | by_weekday if either else by_day & by_weekday
+
+    return chosen
 
 
 def _read_days(day_of_month: str, day_of_week: str) -> Days:

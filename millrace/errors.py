@@ -71,7 +71,11 @@ class Conflict(DomainError):
 
 
 class Denied(DomainError):
-    """The caller did not prove who they are, or may not do this."""
+    """The caller did not prove who they are."""
+
+
+class Forbidden(DomainError):
+    """Who the caller is we know, and they may not do this."""
 
 
 class Unprocessable(DomainError):

@@ -14,7 +14,7 @@ from millrace.models.script import DELETED
 from millrace.paging import Position
 
 # A page shows no input and no result, which may have 64 KiB each.
-_LISTED = tuple(field for field in Run._meta.sorted_fields if field.name not in ("payload", "result"))
+LISTED = tuple(field for field in Run._meta.sorted_fields if field.name not in ("payload", "result"))
 _WENT_WRONG = (FAILED, TIMED_OUT, CANCELLED)
 
 
@@ -60,7 +60,7 @@ def _position(run: Run) -> Position:
 def _query(
     workspace_id: str, wanted: Filter, status: str | None, trigger: str | None, before: Position | None
 ) -> "peewee.ModelSelect[Run]":
-    query = Run.select(*_LISTED, Script).join(Script).where(Script.status != DELETED)
+    query = Run.select(*LISTED, Script).join(Script).where(Script.status != DELETED)
     is_open = status is not None and status not in FINAL
     # One of the two, so that the database has no choice but the index that begins with it.
     query = query.where(Run.workspace == workspace_id if wanted.script is None else Run.script == wanted.script)
@@ -82,5 +82,5 @@ def _query(
 
 def started_by(event_id: str) -> list[Run]:
     """The runs that an event started, with their scripts, oldest first."""
-    query = Run.select(*_LISTED, Script).join(Script).where(Run.event_id == event_id, Script.status != DELETED)
+    query = Run.select(*LISTED, Script).join(Script).where(Run.event_id == event_id, Script.status != DELETED)
     return list(query.order_by(Run.created_at, Run.id))

@@ -22,3 +22,16 @@ def dump(value: Any, field: str) -> str:
 def storable(text: str) -> str:
     """A text of anybody's making as both databases can keep it: without NUL and lone surrogates."""
     return text.replace("\x00", "\\0").encode("utf-8", "replace").decode()
+
+
+def is_deeper(value: Any, limit: int) -> bool:
+    """Whether lists and objects lie more than `limit` deep in each other. No depth is too much for this."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            item
+            for container in level
+            if isinstance(container, list | dict)
+            for item in (container.values() if isinstance(container, dict) else container)
+        ]
+    return any(isinstance(item, list | dict) for item in level)

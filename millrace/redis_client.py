@@ -5,7 +5,7 @@ after a minute, and a retried one may lose an item.
 """
 
 from redis import Redis
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
@@ -22,6 +22,19 @@ def connect(url: str, *, text: bool = True) -> Redis:
         socket_connect_timeout=2,
         health_check_interval=30,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 1, supported_errors=(RedisConnectionError,)),
+    )
+
+
+def connect_once(url: str, answer_s: float) -> Redis:
+    """A client for commands that must not be done twice, such as an addition: answers, as bytes, or fails within about
+    twice `answer_s`, and tries nothing again."""
+    return Redis.from_url(
+        url,
+        socket_timeout=answer_s,
+        socket_connect_timeout=answer_s,
+        socket_keepalive=True,
+        health_check_interval=0,
+        retry=Retry(NoBackoff(), 0),
     )
 
 

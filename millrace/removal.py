@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import peewee
 
-from millrace import audit, runs, scripts
+from millrace import audit, events, runs, scripts
 from millrace.database import transaction
 from millrace.errors import NotFound, Unavailable
 from millrace.models import (
@@ -18,15 +18,18 @@ from millrace.models import (
     Artifact,
     Audit,
     Batch,
+    DataSource,
     Event,
     Firing,
     Hook,
     IdempotencyKey,
     Member,
+    Role,
     Run,
     Schedule,
     Script,
     Secret,
+    Session,
     Subscription,
     Workspace,
 )
@@ -46,19 +49,22 @@ NEEDED = (
 log = logging.getLogger(__name__)
 
 
-def delete(services: Services, script: Script) -> None:
+def delete(services: Services, script: Script, actor: str = "api") -> None:
     """Nothing starts it and nobody sees it any more, its handlers that run are ended, and its id is free again.
 
     A short history is removed before this returns; `purge` removes the rest. Raises NotFound when it is gone already.
     """
-    _retire(services, script)
+    fact = _retire(services, script, actor)
+    if fact is not None:
+        services.bus.announce(fact)
     try:
         purge(services, script.uuid)
     except Unavailable as error:
         log.warning("what a deleted script left is removed later: %s", error, extra={"script": script.slug})
 
 
-def _retire(services: Services, script: Script) -> None:
+def _retire(services: Services, script: Script, actor: str | None = None) -> str | None:
+    """Mark it deleted. Returns the fact to announce, if somebody deleted just this one and somebody listens."""
     now = services.clock()
     with transaction():
         try:
@@ -68,8 +74,15 @@ def _retire(services: Services, script: Script) -> None:
         for model in (Hook, Schedule, Secret, Subscription):
             model.delete().where(model.script == script.uuid).execute()
         Run.update(cancel_requested_at=now).where(running(script.uuid)).execute()
-        # No id that a person may choose has a slash.
-        Script.update(status=DELETED, slug=f"deleted/{script.uuid}").where(Script.uuid == script.uuid).execute()
+        # No id that a person may choose has a slash. Its name is free again.
+        deleted = {"status": DELETED, "slug": f"deleted/{script.uuid}", "unique_name": None}
+        Script.update(deleted).where(Script.uuid == script.uuid).execute()
+        if actor is None:
+            return None
+        audit.record(services, script.workspace_id, actor, "script.deleted", script.slug)
+        return events.record_fact(
+            services, script.workspace_id, "script.deleted", {"script_id": script.slug}, subject=script.slug
+        )
 
 
 def running(script_uuid: str) -> peewee.Expression:
@@ -103,6 +116,8 @@ def purge(services: Services, script_uuid: str) -> bool:
             if model.delete().where(model.id.in_([row.id for row in some])).execute() == PART:
                 return False
     services.objects.delete_prefix(f"scripts/{script_uuid}/")
+    for script in Script.select(Script.workspace).where(Script.uuid == script_uuid):
+        services.cache.forget(script.workspace_id, script_uuid)
     with transaction():
         Script.delete().where(Script.uuid == script_uuid, Script.status == DELETED).execute()
     return True
@@ -150,8 +165,10 @@ def delete_workspace(services: Services, workspace_id: str, actor: str = "operat
         marked = Workspace.update(status=DELETED).where(Workspace.id == workspace_id, Workspace.status != DELETED)
         if not marked.execute():
             raise NotFound(f"There is no workspace '{workspace_id}'.")
-        for model in (ApiKey, Member):
+        for model in (ApiKey, DataSource, Member, Role):
             model.delete().where(model.workspace == workspace_id).execute()
+        # Whoever looks at it stays signed in, and looks elsewhere.
+        Session.update(workspace=None).where(Session.workspace == workspace_id).execute()
         audit.record(services, workspace_id, actor, _DELETED, workspace_id)
     _retire_all(services, workspace_id)
 
@@ -187,6 +204,7 @@ def _purge_workspace(services: Services, workspace_id: str) -> bool:
     # The row goes last: while it is there, somebody knows that objects may be left.
     for folder in _FOLDERS:
         services.objects.delete_prefix(f"{folder}/{workspace_id}/")
+    services.cache.forget(workspace_id)
     with transaction():
         if Workspace.delete().where(Workspace.id == workspace_id, Workspace.status == DELETED).execute():
             audit.record(services, None, "sweeper", "workspace.removed", workspace_id)  # its own trail is gone

@@ -1,6 +1,7 @@
 """Running again what ran before: one run, many by filter, or a dead letter."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from millrace import history, runs
@@ -15,12 +16,15 @@ MOST = 1_000
 """Runs that are replayed at one go."""
 
 
-def replay(services: Services, run: Run, *, same_version: bool, caller_ip: str = "") -> Submitted:
+def replay(
+    services: Services, run: Run, *, same_version: bool, caller_ip: str = "", user_id: int | None = None
+) -> Submitted:
     """A new run with the input of one that is over, on its version or on the current one.
 
     Raises Conflict while the run goes on, and what `runs.submit` raises.
     """
-    return runs.submit(services, _order(services, run, same_version=same_version, caller_ip=caller_ip))
+    order = _order(services, run, same_version=same_version, caller_ip=caller_ip)
+    return runs.submit(services, replace(order, user_id=user_id))
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,31 @@ def redrive(services: Services, letter: DeadLetter, *, caller_ip: str = "") -> R
 
     order = _order(services, run, same_version=False, caller_ip=caller_ip)
     return runs.submit(services, order, because).run
+
+
+@dataclass(frozen=True)
+class Redriven:
+    """The new runs (ids), and why each of the other dead letters got none."""
+
+    started: list[str]
+    refused: list[str]
+
+
+def redrive_many(services: Services, letters: Sequence[DeadLetter], *, caller_ip: str = "") -> Redriven:
+    """A new run for each of these that has not been sent again, in this order; one that cannot be holds up no other.
+
+    Raises what stopped the first when nothing was started.
+    """
+    started: list[str] = []
+    refused: list[DomainError | Missing] = []
+    for letter in letters:
+        try:
+            started.append(redrive(services, letter, caller_ip=caller_ip).id)
+        except (DomainError, Missing) as error:
+            refused.append(error)
+    if refused and not started:
+        raise refused[0]
+    return Redriven(started, [str(error) for error in refused])
 
 
 def _order(services: Services, run: Run, *, same_version: bool, caller_ip: str) -> Order:

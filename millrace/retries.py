@@ -13,7 +13,8 @@ LONGEST_S = 24 * 3600
 KINDS = ("failed", "timed_out", "worker_lost")
 LOST_IN_A_ROW = 3  # a run that loses its worker so often is given up, whatever its policy
 # What the same code will do again: to try it anew would only take time.
-_FOR_GOOD = frozenset({"NO_HANDLER", "BAD_RESULT", "RESULT_TOO_LARGE", "CANCELLED", "EXPIRED", "PLATFORM_ERROR"})
+_HOPELESS = frozenset({"NO_HANDLER", "BAD_RESULT", "RESULT_TOO_LARGE"})
+_FOR_GOOD = _HOPELESS | {"CANCELLED", "EXPIRED", "PLATFORM_ERROR"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class Policy:
         kind = "worker_lost" if error_code == WORKER_LOST else status
         name = (error or "").partition(":")[0] if error_code == "SCRIPT_ERROR" else None
         return kind in self.on or name in self.on
+
+    def gives_up(self, status: str, error_code: str | None) -> bool:
+        """Whether an end like this is a failure that no further try would mend."""
+        return status == FAILED and error_code in _HOPELESS
 
     def delay_ms(self, run_id: str, tries: int) -> int:
         """How long after its failure try number `tries` (from 0) is followed by the next.

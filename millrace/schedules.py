@@ -22,6 +22,7 @@ from millrace.database import transaction
 from millrace.errors import Conflict, DomainError, Invalid, NotFound, PlatformError
 from millrace.models import Firing, Run, Schedule, Script
 from millrace.models.run import QUEUED
+from millrace.models.script import DELETED
 from millrace.paging import Position
 from millrace.services import Services
 
@@ -118,6 +119,24 @@ def firings(
         query = query.where(Firing.outcome == outcome)
     rows = list(query.order_by(Firing.due_at.desc()).limit(size + 1))
     return paging.cut(rows, size, lambda firing: (firing.due_at, script.uuid))
+
+
+def page(workspace_id: str, before: Position | None, size: int) -> tuple[list[Schedule], Position | None]:
+    """The workspace's schedules with their scripts, those of the newest first, and where the next page begins."""
+    query = Schedule.select(Schedule, Script).join(Script)
+    query = query.where(Script.workspace == workspace_id, Script.status != DELETED)
+    if before is not None:
+        query = query.where(paging.older(Script.created_at, Script.uuid, before))
+    rows = list(query.order_by(Script.created_at.desc(), Script.uuid.desc()).limit(size + 1))
+    return paging.cut(rows, size, lambda schedule: (schedule.script.created_at, schedule.script_id))
+
+
+def last_firings(uuids: Sequence[str]) -> dict[str, Firing]:
+    """What became of the latest due time of each of these scripts that has one, by the script's uuid."""
+    each = Firing.alias()
+    latest = each.select(peewee.fn.MAX(each.due_at)).where(each.script == Script.uuid)
+    query = Firing.select().join(Script, on=(Firing.script == Script.uuid) & (Firing.due_at == latest))
+    return {firing.script_id: firing for firing in query.where(Script.uuid.in_(list(uuids)))}
 
 
 def next_due() -> int | None:

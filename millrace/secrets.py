@@ -3,8 +3,8 @@
 import re
 from collections.abc import Collection, Mapping
 
-from millrace import vault
-from millrace.errors import Invalid, TooLarge
+from millrace import audit, vault
+from millrace.errors import Invalid, NotFound, TooLarge
 from millrace.models import Script, Secret, Workspace
 from millrace.services import Services
 
@@ -46,6 +46,25 @@ def replace(services: Services, script: Script, given: Mapping[str, str]) -> boo
     for name, value in raw.items():
         Secret.create(script=script.uuid, name=name, sealed=seal(services, script, name, value), created_at=now)
     return bool(gone or raw)
+
+
+def amend(services: Services, script: Script, changes: Mapping[str, str | None], actor: str) -> bool:
+    """Set these secrets, or with None delete them, and keep all others, in a transaction that holds the script's row.
+
+    True if anything changed; the audit trail says so, with names alone. Raises NotFound for one to delete that is not
+    there, and what `replace` raises.
+    """
+    kept = references(script)
+    for name in changes:
+        if changes[name] is None and name not in kept:
+            raise NotFound(f"Script '{script.slug}' has no secret '{name[:128]}'.")
+    wanted = {**kept, **changes}
+    if not replace(services, script, {name: value for name, value in wanted.items() if value is not None}):
+        return False
+    for name, value in changes.items():
+        action = "secret.deleted" if value is None else "secret.set"
+        audit.record(services, script.workspace_id, actor, action, script.slug, {"name": name})
+    return True
 
 
 def _validate(given: Mapping[str, str]) -> None:

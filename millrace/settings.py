@@ -21,10 +21,11 @@ class SettingError(Exception):
 class Settings:
     """What an operator may choose. Empty `redis_url` or `s3_endpoint` means: embedded, not started yet.
 
-    With `metrics_port` 0 only web shows metrics.
+    With `metrics_port` 0 only web shows metrics. `data_sources` has a folder of SQLite files for each workspace.
     """
 
     home: Path
+    data_sources: Path
     host: str
     port: int
     database_url: str = field(repr=False)
@@ -46,6 +47,10 @@ class Settings:
     trusted_proxies: int
     metrics_host: str
     metrics_port: int
+    oidc_issuer: str
+    oidc_client_id: str
+    oidc_client_secret: str = field(repr=False)
+    oidc_name: str
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -55,8 +60,10 @@ class Settings:
         host = read.text("MILLRACE_HOST", "127.0.0.1")
         port = read.number("MILLRACE_PORT", 8080, 1, 65535)
         cores = os.cpu_count() or 1
+        issuer, client_id, client_secret, oidc_name = read.oidc("MILLRACE_OIDC_")
         return cls(
             home=home,
+            data_sources=Path(read.text("MILLRACE_DATA_SOURCES", f"{home}/data-sources")).absolute(),
             host=host,
             port=port,
             database_url=read.database("DATABASE_URL", f"sqlite:///{home}/millrace.db"),
@@ -78,6 +85,10 @@ class Settings:
             trusted_proxies=read.number("MILLRACE_TRUSTED_PROXIES", 0, 0, 10),
             metrics_host=read.text("MILLRACE_METRICS_HOST", "127.0.0.1"),
             metrics_port=read.number("MILLRACE_METRICS_PORT", 0, 0, 65535),
+            oidc_issuer=issuer,
+            oidc_client_id=client_id,
+            oidc_client_secret=client_secret,
+            oidc_name=oidc_name,
         )
 
     @property
@@ -139,6 +150,22 @@ class _Reader:
         if text.startswith("postgres") and not urlsplit(text).path.strip("/"):
             raise SettingError(f"{name} must name a database, as in postgresql://user:password@host:5432/name.")
         return text
+
+    def oidc(self, prefix: str) -> tuple[str, str, str, str]:
+        """Who else vouches for people: issuer, our id and secret there, and what the button says; or four blanks."""
+        names = [f"{prefix}{name}" for name in ("ISSUER", "CLIENT_ID", "CLIENT_SECRET", "NAME")]
+        issuer, client_id, client_secret, name = (self.text(each, "") for each in names)
+        missing = [each for each, value in zip(names, (issuer, client_id, client_secret), strict=False) if not value]
+        if len(missing) == 3 and not name:
+            return "", "", "", ""
+        if missing:
+            raise SettingError(f"{missing[0]} is not set: single sign-on needs {', '.join(names[:3])}.")
+        issuer = self.url(names[0], "", ("http", "https"))
+        if issuer.startswith("http:") and urlsplit(issuer).hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise SettingError(f"{names[0]} must start with https://, unless it is on this machine.")
+        if urlsplit(issuer).query or urlsplit(issuer).fragment:
+            raise SettingError(f"{names[0]} must have no query and no fragment.")
+        return issuer, client_id, client_secret, name or urlsplit(issuer).hostname or issuer
 
     def redis(self, name: str, default: str) -> str:
         text = self.url(name, default, ("redis", "rediss", "unix"))

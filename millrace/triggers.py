@@ -14,6 +14,9 @@ from millrace.models import Event, Hook, Script, Subscription
 from millrace.services import Services
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
+MEMBER = "member"
+AUTH = ("none", "key", "signature", MEMBER)
+_WITHOUT_SECRET = ("none", MEMBER)
 _PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+){1,10}")  # a client would resolve . and .. away
 _HOOK_SECRET = "http trigger"  # the name under which a hook's secret is sealed; no script's secret can have a space
 
@@ -32,7 +35,7 @@ class HttpTrigger:
 
     path: str
     methods: Sequence[str] = ("POST",)
-    auth: str = "key"  # none | key | signature
+    auth: str = "key"  # none | key | signature; or member: for whoever is signed in, and not among the public hooks
     scheme: str | None = None  # standard | github | stripe
     secret: str | None = None
     mode: str = "sync"  # sync | async
@@ -70,12 +73,14 @@ def _validate_http(http: HttpTrigger) -> None:
                                         "'.', '_', '~' and '-', 200 characters in all.")
     if not http.methods or len(set(http.methods)) != len(http.methods) or not set(http.methods) <= set(METHODS):
         raise refuse("methods", list(http.methods), f"must be one or more of {', '.join(METHODS)}, each once.")
+    if http.auth not in AUTH:
+        raise refuse("auth", http.auth, f"must be one of {', '.join(AUTH)}.")
     if http.auth == "signature" and http.scheme is None:
         raise refuse("scheme", None, "is required when auth is 'signature': standard, github or stripe.")
     if http.auth != "signature" and http.scheme is not None:
         raise refuse("scheme", http.scheme, f"has no meaning when auth is '{http.auth}'.")
-    if http.auth == "none" and http.secret is not None:
-        raise refuse("secret", None, "has no meaning when auth is 'none'.")
+    if http.auth in _WITHOUT_SECRET and http.secret is not None:
+        raise refuse("secret", None, f"has no meaning when auth is '{http.auth}'.")
     if http.secret is not None and not 1 <= len(http.secret) <= 500:
         raise refuse("secret", None, "must have from 1 to 500 characters.")
     if http.secret is not None and http.scheme is not None:
@@ -100,7 +105,7 @@ def _replace_hook(services: Services, script: Script, http: HttpTrigger | None) 
     sealed = None
     if http.secret is not None:
         sealed = secrets.seal(services, script, _HOOK_SECRET, http.secret)
-    elif http.auth != "none":
+    elif http.auth not in _WITHOUT_SECRET:
         if before is None or before.secret is None:
             raise Invalid(f"triggers.http.secret is required when auth is '{http.auth}'.", field="triggers.http.secret")
         sealed = before.secret
@@ -129,6 +134,16 @@ def hook_for(workspace_id: str, path: str) -> Hook | None:
 def hook_secret(services: Services, hook: Hook) -> str | None:
     """The hook's key or signing secret, opened."""
     return None if hook.secret is None else secrets.open_one(services, hook.script, _HOOK_SECRET, hook.secret)
+
+
+def current(script: Script) -> Triggers:
+    """The triggers that a script has; a hook's secret is left out, as in an update that keeps it."""
+    subscribed = Subscription.select().where(Subscription.script == script.uuid).order_by(Subscription.id)
+    hook = Hook.get_or_none(Hook.script == script.uuid)
+    return Triggers(
+        [EventTrigger(each.pattern, each.filter) for each in subscribed],
+        None if hook is None else HttpTrigger(hook.path, hook.methods, hook.auth, hook.scheme, mode=hook.mode),
+    )
 
 
 def of(script: Script) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import dramatiq
 
 from millrace import database, ids
 from millrace.bus import RedisBus
+from millrace.cache import RedisCache
 from millrace.dispatch import RedisQueue, WakingBroker
 from millrace.objects import S3Objects
 from millrace.services import Services
@@ -30,6 +31,7 @@ def build(
         objects=S3Objects.from_settings(settings),
         queue=RedisQueue(broker),
         bus=bus,
+        cache=RedisCache(settings.redis_url),
         keyring=_keyring(settings),
         clock=ids.now_ms,
         new_id=ids.new_id,
@@ -58,4 +60,5 @@ class Wired:
         """Close every connection; the process may end or build anew."""
         self.broker.close()
         self.bus.close()
+        self.services.cache.close()
         self.services.database.close_all()  # type: ignore[attr-defined]  # a pool's method, and ours is always a pool

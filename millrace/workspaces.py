@@ -5,29 +5,30 @@ import hmac
 import re
 from dataclasses import dataclass
 
-import argon2
 import peewee
 
-from millrace import ids
+from millrace import audit, ids, members, roles, users
 from millrace.compiled import Compiled, place
 from millrace.database import transaction
 from millrace.errors import Conflict, Denied, Invalid, NotFound
-from millrace.models import ApiKey, Member, Workspace
+from millrace.models import ApiKey, Workspace
 from millrace.models.script import DELETED
+from millrace.roles import Actor
 from millrace.services import Services
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+MAX_KEYS = 1000
 _KEY = re.compile(r"mr_([A-Za-z0-9]{16})_([A-Za-z0-9_-]{43})")
 
 
 @dataclass(frozen=True)
 class Owner:
-    """What a new workspace's owner needs to sign in; shown once."""
+    """What a new workspace's owner needs to sign in; shown once. Without a password they are known, and have theirs."""
 
     workspace: str
     api_key: str
     email: str
-    password: str
+    password: str | None
 
 
 def create(services: Services, workspace_id: str, name: str) -> Workspace:
@@ -44,38 +45,65 @@ def create(services: Services, workspace_id: str, name: str) -> Workspace:
         raise Conflict(f"A workspace '{workspace_id}' exists already, or is still being deleted.") from None
 
 
-def bootstrap(services: Services, workspace_id: str, email: str) -> Owner:
-    """The first workspace with its owner and an API key. Raises Conflict when it exists already."""
+def bootstrap(services: Services, workspace_id: str, email: str, *, first: bool = False) -> Owner:
+    """A workspace with an Org Admin and an API key. Who has this email already is made a member, and keeps all else.
+
+    `first` is for the start of an installation: unless there is one, they become its Superadmin.
+    Raises Conflict when the workspace exists already, Invalid for what is no email.
+    """
     password = ids.new_token(12)
     with transaction():
         create(services, workspace_id, workspace_id)
-        Member.create(
-            id=services.new_id(), workspace=workspace_id, email=email, role="owner", created_at=services.clock(),
-            password_hash=argon2.PasswordHasher().hash(password),
-        )
+        user, new = users.add(services, email, password)
+        members.add(services, workspace_id, user, roles.ORG_ADMIN)
+        if first and not users.has_superadmin():
+            users.promote(services, user.email, roles.OPERATOR)
         api_key = new_api_key(services, workspace_id, "first key")
-    return Owner(workspace_id, api_key, email, password)
+    return Owner(workspace_id, api_key, user.email, password if new else None)
 
 
-def new_api_key(services: Services, workspace_id: str, name: str) -> str:
-    """A new key for this workspace; the only time that its text exists."""
-    if not Workspace.select().where(Workspace.id == workspace_id, Workspace.status != DELETED).exists():
-        raise NotFound(f"There is no workspace '{workspace_id}'.")
+def api_keys(workspace_id: str) -> list[ApiKey]:
+    """The keys of this workspace, the newest first; those that were revoked last."""
+    rows = ApiKey.select().where(ApiKey.workspace == workspace_id)
+    return list(rows.order_by(ApiKey.revoked_at.is_null(False), ApiKey.created_at.desc(), ApiKey.id))
+
+
+def new_api_key(services: Services, workspace_id: str, name: str, by: Actor | None = None) -> str:
+    """A new key for this workspace; the only time that its text exists. Raises NotFound, Invalid, Conflict.
+
+    `by` is None for one that comes with its workspace. A key may do whatever can be done here, so who may less
+    makes none: Forbidden.
+    """
+    if by is not None:
+        by.check_all(roles.OF_WORKSPACE)
+    if not 1 <= len(name) <= 100 or not name.isprintable():
+        raise Invalid("An API key's name has from 1 to 100 printable characters.", field="name", value=name)
     public = re.sub("[^A-Za-z0-9]", "", ids.new_token(32))[:16].ljust(16, "0")
     secret = ids.new_token(32)
-    ApiKey.create(id=public, workspace=workspace_id, name=name, digest=_digest(secret), created_at=services.clock())
+    with transaction():
+        if not Workspace.select().where(Workspace.id == workspace_id, Workspace.status != DELETED).exists():
+            raise NotFound(f"There is no workspace '{workspace_id}'.")
+        live = ApiKey.select().where(ApiKey.workspace == workspace_id, ApiKey.revoked_at.is_null())
+        if live.count() >= MAX_KEYS:
+            raise Conflict(f"A workspace can have {MAX_KEYS} API keys; revoke some first.")
+        ApiKey.create(id=public, workspace=workspace_id, name=name, digest=_digest(secret), created_at=services.clock())
+        if by is not None:
+            audit.record(services, workspace_id, by.name, "api_key.created", public, {"name": name})
     return f"mr_{public}_{secret}"
 
 
-def revoke_api_key(services: Services, workspace_id: str, key_id: str) -> None:
-    """The key stops working at once."""
-    changed = (
-        ApiKey.update(revoked_at=services.clock())
-        .where(ApiKey.id == key_id, ApiKey.workspace == workspace_id, ApiKey.revoked_at.is_null())
-        .execute()
-    )
-    if not changed:
-        raise NotFound(f"There is no API key '{key_id}'.")
+def revoke_api_key(services: Services, workspace_id: str, key_id: str, actor: str | None = None) -> None:
+    """The key stops working at once. Raises NotFound."""
+    with transaction():
+        changed = (
+            ApiKey.update(revoked_at=services.clock())
+            .where(ApiKey.id == key_id, ApiKey.workspace == workspace_id, ApiKey.revoked_at.is_null())
+            .execute()
+        )
+        if not changed:
+            raise NotFound(f"There is no API key '{key_id}'.")
+        if actor is not None:
+            audit.record(services, workspace_id, actor, "api_key.revoked", key_id)
 
 
 def authenticate(api_key: str) -> Workspace:

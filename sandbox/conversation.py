@@ -12,11 +12,14 @@ import termios
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sandbox import output, protocol, verdict
+from sandbox.answers import Answers
 from sandbox.jail import Pipes
-from sandbox.job import CallRefused, Job, Kind, ScriptError, Sink
+from sandbox.job import CallRefused, Job, Kind, Pending, ScriptError, Sink
 
 _TICK_S = 0.1
 """How often a set `cancel` is looked for."""
@@ -40,7 +43,11 @@ _KEPT_S_PER_BYTE = 1e-7
 """What one run may cost of the worker's processor: a grace, a share of its time, and what it takes to keep its log,
 secrets masked and all. A run that costs more is listened to less often: its pipes fill, and it waits. What the sink
 does for calls and artifacts is not counted: it has bounds of its own."""
-_UNANSWERED_BYTES = 16 * 1024 * 1024
+_UNANSWERED_BYTES = 32 * 1024 * 1024
+"""Of answers that a jail has not read. It goes beyond that only with calls that are answered at once."""
+_PASSED_ON_BYTES = 8 * 1024 * 1024
+"""Answers that come later are passed on while less than this waits to be read: the largest on top is half of the above,
+and leaves room for further calls of a script that reads as fast as it can."""
 _ERROR_KINDS = frozenset(
     {
         Kind.EXCEPTION,
@@ -97,6 +104,7 @@ class Conversation:
         self._gathers_until = 0.0
         self._pipe_bytes: dict[int, int] = {}
         self._polls_job = False
+        self._answers = Answers()
         self._throttled: set[int] = set()
         self._served_s = 0.0
         self._sent_job = False
@@ -111,6 +119,10 @@ class Conversation:
 
     def run(self) -> Ending:
         """Carry the job until the jail answers or falls silent, the time is up, or it is cancelled."""
+        with contextlib.closing(self._answers):
+            return self._carry()
+
+    def _carry(self) -> Ending:
         if self._has_script and not self._discard_stale():
             return Ending(Kind.CRASH, error=_broken("it went on writing after its last job"))
         for fd in (self._pipes.control, *self._log_fds()):
@@ -266,6 +278,11 @@ class Conversation:
         for fd, _ in events:
             if fd == self._pipes.job:
                 self._write()
+                self._pass_answers_on()
+                continue
+            if fd == self._answers.fd:
+                self._answers.still()
+                self._pass_answers_on()
                 continue
             if fd == self._pipes.control:
                 silent = not self._on_control_chunk(_read(fd, _CONTROL_BYTES))
@@ -357,7 +374,9 @@ class Conversation:
             message = f"The handler's result is not JSON that can be kept: {error}"
             self._ending = Ending(Kind.BAD_RESULT, error=ScriptError("BadResult", message))
             return
-        self._ending = Ending(Kind.SUCCEEDED, result=result, clean=frame.header.get("left") == [])
+        # The rest of a frame would be taken for the beginning of the next job.
+        clean = frame.header.get("left") == [] and not self._to_send
+        self._ending = Ending(Kind.SUCCEEDED, result=result, clean=clean)
 
     def _on_error(self, frame: protocol.Frame) -> None:
         self._count_dropped(frame)
@@ -389,33 +408,77 @@ class Conversation:
         if not isinstance(number, int) or abs(number) > 2**53:
             raise protocol.ProtocolError("a call has no number")
         try:
-            answer = self._asked(frame)
-            data = json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
-            if len(data) > protocol.REPLY_BYTES:
-                raise CallRefused(f"the answer is {len(data)} bytes; at most {protocol.REPLY_BYTES} are allowed")
+            answer = self._asked(frame, number)
+            if isinstance(answer, Pending):
+                self._await(number, answer)
+                return
+            data = _encoded(answer)
         except CallRefused as refused:
-            self._send(
-                protocol.encode_frame(protocol.REPLY, {"id": number, "ok": False}, json.dumps(str(refused)).encode())
-            )
+            self._refuse(number, refused)
         else:
-            self._send(protocol.encode_frame(protocol.REPLY, {"id": number, "ok": True}, data))
+            self._reply(number, data)
 
-    def _asked(self, frame: protocol.Frame) -> object:
+    def _await(self, number: int, pending: Pending) -> None:
+        """Answer a call when its answer comes."""
+        is_first = self._answers.fd < 0
+        self._answers.add(number, pending)
+        if is_first:
+            for poll in (self._poll, self._urgent):
+                poll.register(self._answers.fd, select.POLLIN)
+
+    def _pass_answers_on(self) -> None:
+        """Answers that came in go to the jail, but not faster than it reads them."""
+        # Once the result is there the jail may get its next job, and none of these may stand before it.
+        while self._ending is None and self._unsent <= _PASSED_ON_BYTES and (come := self._answers.take()) is not None:
+            number, pending = come
+            try:
+                data = _encoded(pending.answer())
+            except CallRefused as refused:
+                self._refuse(number, refused)
+            else:
+                self._reply(number, data)
+
+    def _reply(self, number: int, data: bytes) -> None:
+        self._send(protocol.encode_frame(protocol.REPLY, {"id": number, "ok": True}, data))
+
+    def _refuse(self, number: int, refused: CallRefused) -> None:
+        header: dict[str, object] = {"id": number, "ok": False}
+        if refused.code:
+            header["code"] = refused.code
+        if refused.retry_after_ms is not None:
+            header["retry_after_ms"] = refused.retry_after_ms
+        self._send(protocol.encode_frame(protocol.REPLY, header, json.dumps(str(refused)).encode()))
+
+    def _asked(self, frame: protocol.Frame, number: int) -> object:
+        if frame.type != protocol.CALL:
+            with self._serving():
+                self._artifact(frame)
+            return None
+        self._answers.check(number)
+        method, params = self._call(frame)
+        with self._serving():
+            return self._sink.on_call(method, params)
+
+    @contextlib.contextmanager
+    def _serving(self) -> Iterator[None]:
+        """The sink is at work."""
         began = time.thread_time()
         try:
-            if frame.type == protocol.CALL:
-                return self._call(frame)
-            self._artifact(frame)
-            return None
+            yield
         finally:
             self._served_s += time.thread_time() - began
 
-    def _call(self, frame: protocol.Frame) -> object:
+    def _call(self, frame: protocol.Frame) -> tuple[str, dict[str, Any]]:
+        """Method and parameters."""
         self.sdk_calls += 1
-        method, params = frame.header.get("method"), protocol.parse_json(frame.data)
+        method = frame.header.get("method")
+        try:
+            params = protocol.parse_json(frame.data)
+        except protocol.TooDeep as error:
+            raise CallRefused(f"the parameters of a call can't be read: {error}") from None
         if not isinstance(method, str) or len(method) > 100 or not isinstance(params, dict):
             raise CallRefused("a call needs the name of a method and an object of parameters")
-        return self._sink.on_call(output.clean(method), params)
+        return output.clean(method), params
 
     def _artifact(self, frame: protocol.Frame) -> None:
         name, content_type = frame.header.get("name"), frame.header.get("content_type")
@@ -450,6 +513,17 @@ def _read(fd: int, size: int = _CHUNK_BYTES) -> bytes:
 def _readable_bytes(fd: int) -> int:
     (size,) = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))
     return int(size)
+
+
+def _encoded(answer: object) -> bytes:
+    """The answer to a call as JSON; raises CallRefused for one that is too large or has a number that JSON has not."""
+    try:
+        data = json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError as error:
+        raise CallRefused(f"the answer is not JSON: {error}") from None
+    if len(data) > protocol.REPLY_BYTES:
+        raise CallRefused(f"the answer is {len(data)} bytes; at most {protocol.REPLY_BYTES} are allowed")
+    return data
 
 
 def _broken(what: str) -> ScriptError:

@@ -1,9 +1,10 @@
-"""What goes into the sandbox and what comes out: plain frozen values, no behaviour."""
+"""What goes into the sandbox and what comes out: plain frozen values, and the answers that come later."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -48,6 +49,8 @@ class Limits:
     """What one run may use. Raises ValueError, naming field, value and rule, when one is out of range."""
 
     memory_mb: int = 256
+    runtime_mb: int = 0
+    """What of `memory_mb` is the runtime's own reserve: the script's limit, as errors name it, is the rest."""
     timeout_ms: int = 30_000
     pids: int = 64
     """Processes and threads together; Node needs about 12 for itself."""
@@ -62,6 +65,7 @@ class Limits:
     def __post_init__(self) -> None:
         ranges: tuple[tuple[str, float, float], ...] = (
             ("memory_mb", 64, 16_384),
+            ("runtime_mb", 0, self.memory_mb - 1),
             ("timeout_ms", 1, 900_000),
             ("pids", 16, 1_024),
             ("cpus", 0.05, 64),
@@ -167,6 +171,58 @@ class Outcome:
 class CallRefused(Exception):
     """Raised by a sink: the SDK call is refused, and the script's promise is rejected with this message."""
 
+    def __init__(self, message: str, *, code: str = "", retry_after_ms: int | None = None) -> None:
+        """`code` is a word for programs, such as RATE_LIMITED; `retry_after_ms` says when to ask again. The script's
+        error has both, if they are given."""
+        super().__init__(message)
+        self.code = code
+        self.retry_after_ms = retry_after_ms
+
+
+class Pending:
+    """An answer to an SDK call that comes later, from any thread: what a sink's `on_call` may return instead of a
+    value, so that the run's log, cancel and clock do not wait for it.
+
+    It is given once, the first one counts, and one that comes after the run's end is dropped. The value must not be
+    changed any more.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._answer: tuple[JSON, CallRefused | None] | None = None
+        self._listener: Callable[[], None] | None = None
+
+    def resolve(self, value: JSON) -> None:
+        self._settle((value, None))
+
+    def refuse(self, refused: CallRefused) -> None:
+        self._settle((None, refused))
+
+    def notify(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called once there is an answer: at once, or by the thread that gives it."""
+        with self._guard:
+            if self._answer is None:
+                self._listener = listener
+                return
+        listener()
+
+    def answer(self) -> JSON:
+        """The value; raises the CallRefused that was given instead. Only once `notify` has told of it."""
+        assert self._answer is not None, "nobody has answered yet"
+        value, refused = self._answer
+        if refused is not None:
+            raise refused
+        return value
+
+    def _settle(self, answer: tuple[JSON, CallRefused | None]) -> None:
+        with self._guard:
+            if self._answer is not None:
+                return
+            self._answer = answer
+            listener, self._listener = self._listener, None
+        if listener is not None:
+            listener()
+
 
 class Abandoned(Exception):
     """Raised by `Sandbox.run` when the sink's `on_assigned` said no; nothing was sent to a jail."""
@@ -201,5 +257,8 @@ class Sink(Protocol):
     def on_artifact(self, name: str, content_type: str, data: bytes) -> None:
         """A whole artifact. `name` matches [A-Za-z0-9][A-Za-z0-9._-]{0,127}."""
 
-    def on_call(self, method: str, params: dict[str, JSON]) -> JSON:
-        """A call of the script's SDK, such as `events.publish`; what is returned resolves its promise."""
+    def on_call(self, method: str, params: dict[str, JSON]) -> JSON | Pending:
+        """A call of the script's SDK, such as `events.publish`; what is returned resolves its promise.
+
+        A Pending is answered later: at most 256 of a run wait at a time, and further calls are refused.
+        """

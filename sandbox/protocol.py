@@ -4,6 +4,8 @@ Frame, both ways:  u32 length of the rest | u8 type | u32 header length | header
 Log record, out:   level | epoch milliseconds, 13 digits | NUL | text (UTF-8) | NUL
                    A text that has a NUL itself comes as a JSON string, with the level in lower case.
 
+A reply's header has the call's `id` and whether it is `ok`; of one that is refused `code` and `retry_after_ms` too, if
+there are any, and the message as data.
 Numbers of frames are big-endian. Everything that comes out of a jail is hostile: a length is checked against the
 bound of its type before one further byte is kept, and only then is anything parsed.
 runtimes/node/channel.js is the other side.
@@ -53,6 +55,13 @@ class ProtocolError(Exception):
     """A jail sent what no bootstrap sends."""
 
 
+class TooDeep(ProtocolError):
+    """JSON is nested deeper than this interpreter reads. A bootstrap can write such a text."""
+
+    def __init__(self) -> None:
+        super().__init__("it is nested too deeply")
+
+
 class TooLarge(ProtocolError):
     """The data of a frame is above the bound of its type."""
 
@@ -81,12 +90,12 @@ BOOTED_FRAME = encode_frame(BOOTED, {})
 def parse_json(text: bytes) -> Any:
     """Parse JSON that a jail made, already bounded in size; raises ProtocolError for whatever is none.
 
-    Refuses NaN and Infinity, numbers of thousands of digits and nesting deeper than the interpreter's stack.
+    Refuses NaN and Infinity, numbers of thousands of digits and (as TooDeep) nesting beyond the interpreter's stack.
     """
     try:
         return json.loads(text.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
-        raise ProtocolError("it is nested too deeply") from None
+        raise TooDeep from None
     except ValueError as error:
         raise ProtocolError(str(error)[:200]) from None
 

@@ -17,8 +17,9 @@ def judge(exit_code: int, oom_kills: int, stderr_tail: bytes, limits: Limits) ->
     """Kind and error of a jail that ended by itself with `exit_code`, as nsjail reports it."""
     heap_full = exit_code in _ABORT_CODES and any(text in stderr_tail for text in _HEAP_MESSAGES)
     if oom_kills > 0 or heap_full:
+        script_mb = limits.memory_mb - limits.runtime_mb
         return Kind.MEMORY, ScriptError(
-            "MemoryLimit", f"The script needed more than its limit of {limits.memory_mb} MB of memory"
+            "MemoryLimit", f"The script needed more than its limit of {script_mb} MB of memory"
         )
     if exit_code == nsjail.FILTERED_CODE:
         return Kind.KILLED, ScriptError(

@@ -5,12 +5,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from millrace import audit, batches, metrics, removal, repair, runs
+from millrace import audit, batches, invitations, metrics, removal, repair, runs, sessions
 from millrace.models import Run
 from millrace.repair import Lease
 from millrace.retention import Retention
 from millrace.services import Services
 from millrace.stocktaking import Stocktaking
+from millrace.usage import Summing
 from scheduler.loop import Job
 
 PURGE_PAUSE_S = 0.1
@@ -28,6 +29,7 @@ class Sweeper:
         self.monotonic = monotonic
         self.retention = Retention(services, monotonic)
         self.stocktaking = Stocktaking(services, monotonic)
+        self.summing = Summing(services)
         self.seen: dict[Lease, float] = {}  # each lease as it stands, and since when it has stood so
 
     def jobs(self) -> Sequence[Job]:
@@ -42,6 +44,7 @@ class Sweeper:
             Job("logs in chunks", 5, self.join_logs),
             Job("deleted scripts", 5, self.purge_deleted),
             Job("old idempotency keys", 60, self.forget_keys),
+            Job("old sessions and links", 60, self.forget_sessions),
         )
 
     def chores(self) -> Sequence[Job]:
@@ -50,6 +53,7 @@ class Sweeper:
             Job("deleted workspaces", 5, self.purge_workspaces),
             Job("old history", 10, self.remove_old),
             Job("stored bytes", 10, self.take_stock),
+            Job("usage by the hour", 60, self.sum_up),
         )
 
     def end_lost(self) -> None:
@@ -116,11 +120,20 @@ class Sweeper:
         """Measure what workspaces store, and delete objects that nobody names, a part each time."""
         return PURGE_PAUSE_S if self.stocktaking.step() else None
 
+    def sum_up(self) -> float | None:
+        """Sum up hours that are over, a part each time."""
+        return PURGE_PAUSE_S if self.summing.step() else None
+
     def forget_keys(self) -> None:
         """Forget idempotency keys that are no longer honoured; no repair, just tidy."""
         forgotten = repair.forget_keys(self.services)
         if forgotten:
             log.info("%d idempotency keys forgotten", forgotten)
+
+    def forget_sessions(self) -> None:
+        """Remove sessions and invitations that are over; nobody could use them any more."""
+        sessions.remove_expired(self.services)
+        invitations.remove_expired(self.services)
 
     def _tell(self, kind: str, count: int) -> None:
         if count:

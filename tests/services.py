@@ -45,7 +45,7 @@ class PostgresServer(Server):
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
 
     def empty(self, database: str) -> None:
-        """Remove every row but the history of migrations, and every other connection.
+        """Remove every other connection, and every row but what migrations wrote: their history, Millrace's own roles.
 
         Twenty times quicker than TRUNCATE or a fresh copy of a template while tables are small.
         """
@@ -60,7 +60,8 @@ class PostgresServer(Server):
             ).fetchall()
             connection.execute("SET session_replication_role = replica")  # foreign keys are not looked at
             for (table,) in tables:
-                connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+                which = sql.SQL("WHERE workspace_id IS NOT NULL" if table == "role" else "")
+                connection.execute(sql.SQL("DELETE FROM {} {}").format(sql.Identifier(table), which))
 
     def command(self) -> Sequence[str]:
         """See Server."""

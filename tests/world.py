@@ -13,6 +13,7 @@ import peewee
 
 from millrace import ids, runs, scripts, vault, workspaces
 from millrace.bus import MemoryBus
+from millrace.cache import MemoryCache
 from millrace.dispatch import MemoryQueue
 from millrace.models import Run, Script, Workspace
 from millrace.objects import MemoryObjects
@@ -41,13 +42,15 @@ class Clock:
 
 def in_memory(database: peewee.Database, clock: Callable[[], int]) -> Services:
     """Services on a real database and, for the rest, the in-memory versions."""
+    key = vault.new_master_key()
     return Services(
-        settings=Settings.from_env({"MILLRACE_HOME": tempfile.gettempdir()}),
+        settings=Settings.from_env({"MILLRACE_HOME": tempfile.gettempdir(), "MILLRACE_SECRET_KEYS": key}),
         database=database,
         objects=MemoryObjects(),
         queue=MemoryQueue(),
         bus=MemoryBus(),
-        keyring=vault.Keyring.parse(vault.new_master_key()),
+        cache=MemoryCache(clock),
+        keyring=vault.Keyring.parse(key),
         clock=clock,
         new_id=ids.new_id,
     )
@@ -105,6 +108,14 @@ def until(condition: Callable[[], Value], seconds: float = 10.0) -> Value:
         time.sleep(0.01)
 
 
+def _detached(error: BaseException) -> BaseException:
+    """Without what it was raised in. Those frames hold cursors and this very error, so they would be freed whenever
+    some thread collects garbage; if that one has SQLite's write lock, and the cursor's connection waits for it, both
+    wait until the busy timeout."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
+
+
 def at_once(database: peewee.Database, *calls: Callable[[], Any]) -> list[Any]:
     """What the calls answer or raise when threads, each with its connection, make them at the same moment."""
     answers: list[Any] = [None] * len(calls)
@@ -116,7 +127,7 @@ def at_once(database: peewee.Database, *calls: Callable[[], Any]) -> list[Any]:
             try:
                 answers[number] = calls[number]()
             except BaseException as error:
-                answers[number] = error
+                answers[number] = _detached(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(len(calls))]
     for each in threads:

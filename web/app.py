@@ -9,7 +9,7 @@ from millrace import observability, wiring
 from millrace.checks.apart import Checker
 from millrace.services import Services
 from millrace.settings import Settings
-from web import access_log, auth, docs, health, hooks, metrics, openapi, wire
+from web import access_log, auth, console, docs, health, hooks, httpscripts, metrics, openapi, wire
 from web.probes import Probes
 from web.scripting import batches, callbacks, errors, events, limits, replays, runs, runtimes, schedules, scripts
 from web.waiting import Seats
@@ -43,6 +43,7 @@ def create_app(services: Services, stopping: threading.Event | None = None) -> F
     errors.install(app)
     app.after_request(_harden)
     _register(app, services)
+    console.install(app, services.settings)
     return app
 
 
@@ -72,6 +73,9 @@ def _register(app: Flask, services: Services) -> None:
     for open_to_all in (health.blueprint, metrics.blueprint, pages, hooks.blueprint(services)):
         app.register_blueprint(open_to_all)
         auth.state(app, open_to_all.name, auth.public)
+    http_scripts = httpscripts.blueprint(services)
+    app.register_blueprint(http_scripts)
+    auth.state(app, http_scripts.name, httpscripts.member_or_key)
 
 
 def _close_connection_after_request(app: Flask, services: Services) -> None:

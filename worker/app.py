@@ -17,6 +17,7 @@ from sandbox.config import ConfigError, SandboxConfig
 from sandbox.egress.policy import Policy
 from worker import actors, poolwatch, posting
 from worker.callbacks import Deliverer
+from worker.databases import Databases
 from worker.executor import Executor
 from worker.family import GRACE_S, LAST_WORDS_S, STOPS
 from worker.keeper import Keeper
@@ -27,7 +28,9 @@ from worker.posting import Poster
 from worker.repeated import Repeated
 from worker.runlog import Shipper
 
-_SPARE_CONNECTIONS = 5  # beside one per thread: the keeper's, that of callbacks, and the one at the start
+# Beside one per thread: the keeper's, that of callbacks, that of data sources, and the one at the start.
+_SPARE_CONNECTIONS = 6
+_TIDY_S = 30.0
 
 
 def main(settings: Settings, listener: socket.socket | None) -> int:
@@ -46,30 +49,34 @@ def main(settings: Settings, listener: socket.socket | None) -> int:
         return WRONG_CONFIGURATION
     offers = Offers(wired.services)
     offers.repeat()  # before the first run; and later if the database is away, which must not end this process
-    # What scripts may reach, but for their own lists: those bind code, and this address is the tenant's own choice.
-    poster = Poster(Policy.from_json({"allow": list(config.egress_allow)}), authorities)
-    broker = create_broker(wired.services, wired.broker, Sandbox(config.socket_path), offers, poster)
+    # What scripts may reach, but for their own lists: those bind code, and an address for callbacks or of a data source
+    # is the tenant's own choice.
+    policy = Policy.from_json({"allow": list(config.egress_allow)})
+    poster, databases = Poster(policy, authorities), Databases(wired.services, policy)
+    broker = create_broker(wired.services, wired.broker, Sandbox(config.socket_path), offers, poster, databases)
     worker = dramatiq.Worker(broker, worker_threads=settings.worker_threads)
     worker.start()
     if listener is not None:
         exposition.serve(listener)
     signal.sigwait({signal.SIGTERM})
     worker.stop(timeout=round((GRACE_S + LAST_WORDS_S) * 1000))
+    databases.close()
     broker.close()
     return 0
 
 
 def create_broker(
-    services: Services, broker: WakingBroker, jails: Sandbox, offers: Offers, poster: Poster
+    services: Services, broker: WakingBroker, jails: Sandbox, offers: Offers, poster: Poster, databases: Databases
 ) -> WakingBroker:
     """Give the broker its actors and middleware, and start the threads behind them."""
     keeper = Keeper(services, worker=f"{socket.gethostname()[:60]}:{os.getpid()}")
     shipper = Shipper()
-    executor = Executor(services, jails, keeper, shipper)
+    executor = Executor(services, jails, keeper, shipper, databases)
     broker.add_middleware(AroundMessages(services))
     repeated = (
         Repeated(PoolWatch(jails.figures).look, poolwatch.LOOK_S, "pool-watch"),
         Repeated(offers.repeat, LOOK_S, "runtime-offers"),
+        Repeated(databases.tidy, _TIDY_S, "data-sources"),
         Deliverer(services, poster),
     )
     broker.add_middleware(Lifetime(executor, keeper, shipper, repeated))

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from millrace import jsontext
 from millrace.models.run import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT
 from millrace.redaction import Redactor
 from millrace.runs import Ending
@@ -55,6 +57,11 @@ def with_log(ending: Ending, log: Stored) -> Ending:
     lost = {"log_lost_bytes": log.lost_bytes} if log.lost_bytes else {}
     usage = (ending.usage or {}) | lost or None
     return dataclasses.replace(ending, log_key=log.key, log_chunks=log.chunks, usage=usage)
+
+
+def with_counts(ending: Ending, counts: Mapping[str, int]) -> Ending:
+    """The same, with how much the script asked of the platform."""
+    return dataclasses.replace(ending, usage=(ending.usage or {}) | dict(counts) or None)
 
 
 def without_result(ending: Ending) -> Ending:
@@ -109,9 +116,10 @@ def _failure(outcome: Outcome, limits: Limits, redactor: Redactor | None) -> End
 
 def _words(kind: Kind, error: ScriptError, limits: Limits) -> str:
     if kind is Kind.TIMEOUT:
-        return f"Timed out after {limits.timeout_ms / 1000:g} s."
+        return f"The run took longer than its time limit of {limits.timeout_ms / 1000:g} s."
     if kind is Kind.MEMORY:
-        return f"Out of memory: the script needs more than its limit of {limits.memory_mb} MB."
+        own_mb = limits.memory_mb - limits.runtime_mb
+        return f"Out of memory: the script needs more than its limit of {own_mb} MB."
     if kind is Kind.CANCELLED:
         return str(cancelled().error)
     return f"{error.name}: {error.message}" if kind in _NAMED else error.message
@@ -125,25 +133,11 @@ def _summary(text: str, size: int, redactor: Redactor | None) -> dict[str, Any]:
         except (ValueError, RecursionError):  # numbers of thousands of digits, or too deep for this parser
             value = None
         else:
-            if _depth_at_most(value, MAX_DEPTH):
+            if not jsontext.is_deeper(value, MAX_DEPTH):
                 masked = value if redactor is None else redactor.mask_json(value)
                 return masked if isinstance(masked, dict) else {"value": masked}
     preview = _mask(text, redactor, PREVIEW_CHARS)
     return {"truncated": True, "size_bytes": size, "preview": preview}
-
-
-def _depth_at_most(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        level = [
-            item
-            for container in level
-            if isinstance(container, list | dict)
-            for item in (container.values() if isinstance(container, dict) else container)
-        ]
-        if not level:
-            return True
-    return False
 
 
 def _mask(text: str, redactor: Redactor | None, limit: int) -> str:

@@ -33,6 +33,7 @@ from worker.jobs import Gathered
 from worker.keeper import Held, Keeper, Why
 from worker.opened import OpenedSecrets
 from worker.runlog import RunLog, Shipper
+from worker.sdk import Databases
 from worker.session import ClaimUnheard, Session
 from worker.sources import Sources
 from worker.vital import DATABASE_AWAY
@@ -74,13 +75,14 @@ class Executor:
     """One per process, used by all its threads."""
 
     def __init__(
-        self, services: Services, jails: Jails, keeper: Keeper, shipper: Shipper, *,
+        self, services: Services, jails: Jails, keeper: Keeper, shipper: Shipper, databases: Databases, *,
         begin_pauses: Sequence[float] = BEGIN_PAUSES, record_pauses: Sequence[float] = RECORD_PAUSES,
     ) -> None:  # fmt: skip
         self._services = services
         self._jails = jails
         self._keeper = keeper
         self._shipper = shipper
+        self._databases = databases
         self._sources = Sources(services.objects)
         self._secrets = OpenedSecrets(services)
         self._begin_pauses = begin_pauses
@@ -155,7 +157,9 @@ class Executor:
             self._services, run.workspace_id, run.id, attempt, gathered.redactor, self._shipper, held.cancel,
             logs.part_of(run.id, run.tries),
         )  # fmt: skip
-        session = Session(self._services, gathered.assignment, held, self._keeper, run_log, self._stopping)
+        session = Session(
+            self._services, gathered.assignment, held, self._keeper, run_log, self._databases, self._stopping
+        )
         with self._lock:
             self._sessions.add(session)
         try:
@@ -172,7 +176,7 @@ class Executor:
 
     def _converse(self, gathered: Gathered, session: Session) -> None:
         try:
-            outcome = self._jails.run(gathered.job, session, session.held.cancel)
+            outcome = self._in_jail(gathered.job, session)
         except Abandoned:
             return self._let_go(session.held)
         except SandboxUnavailable as error:
@@ -193,6 +197,12 @@ class Executor:
             metrics.egress_refused().labels(kind=kind).inc(count)
         ending = endings.of_outcome(outcome, gathered.job.limits, gathered.redactor, session.held.why)
         return self._record(gathered.assignment.run, session, ending)
+
+    def _in_jail(self, job: Job, session: Session) -> Outcome:
+        try:
+            return self._jails.run(job, session, session.held.cancel)
+        finally:
+            session.end_calls()  # what it has open in its data sources must not wait for its record
 
     def _jail_failed(self, assignment: Assignment, session: Session, error: SandboxUnavailable) -> None:
         held = session.held
@@ -260,7 +270,7 @@ class Executor:
         stored = session.log.close()
         # From here on "not running any more" is what we did ourselves.
         self._keeper.remove(held)
-        return self._finish(run, held.attempt, endings.with_log(ending, stored))
+        return self._finish(run, held.attempt, endings.with_log(endings.with_counts(ending, session.counts()), stored))
 
     def _throw_away(self, run: Run, session: Session) -> None:
         log.warning("the result is thrown away: the run is not ours any more")
@@ -289,9 +299,10 @@ class Executor:
         return runs.finish(self._services, run, attempt, ending)
 
     def _clean_up_after(self, run: Run) -> None:
-        """The script may have been deleted while it ran, and its objects before we wrote the last of them."""
+        """The script may have been deleted while it ran, and what it kept before we wrote the last of it."""
         if self._persist(lambda: assignments.load(run.id)) is None:
             removal.remove_objects_of_run(self._services, run.workspace_id, run.id)
+            self._services.cache.forget(run.workspace_id, run.script_id)
 
     def _persist(self, step: Callable[[], _T]) -> _T:
         """Do it, again and again while the database is away, which it raises when that lasts too long."""

@@ -1,23 +1,18 @@
 """One run's side of the conversation with the sandbox: claims it, ships its log, answers its calls."""
 
-import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from millrace import artifacts, events, metrics
+from millrace import artifacts, metrics, scriptlimits
 from millrace.assignments import Assignment
-from millrace.database import revive
 from millrace.errors import DomainError, Unavailable
 from millrace.services import Services
 from sandbox.job import CallRefused, LogLine
 from worker.keeper import Held, Keeper, Why
 from worker.runlog import RunLog
+from worker.sdk import Databases, Sdk, could_not
 from worker.vital import DATABASE_AWAY
-
-MAX_PUBLISHED = 1000
-
-log = logging.getLogger(__name__)
 
 
 class ClaimUnheard(Exception):
@@ -29,7 +24,7 @@ class Session:
 
     def __init__(
         self, services: Services, assignment: Assignment, held: Held, keeper: Keeper, run_log: RunLog,
-        stopping: threading.Event,
+        databases: Databases, stopping: threading.Event,
     ) -> None:  # fmt: skip
         self._services = services
         self._run = assignment.run
@@ -38,7 +33,7 @@ class Session:
         self._stopping = stopping
         self._gate = threading.Lock()
         self._begun = False
-        self._published = 0
+        self._sdk = Sdk(services, assignment, databases, self._note)
         self.held = held
         self.log = run_log
         self.claimed = False
@@ -69,7 +64,7 @@ class Session:
         except DATABASE_AWAY as error:
             raise ClaimUnheard(f"the claim was not answered: {error}") from error
         if self.claimed:
-            self.log.begin(self._script.timeout_seconds)
+            self.log.begin(scriptlimits.of(self._script).timeout_ms / 1000)
             metrics.runs_in_work().inc()
             metrics.queue_seconds().observe(max(self._services.clock() - self._run.available_at, 0) / 1000)
             self.sent = True
@@ -90,37 +85,19 @@ class Session:
         except DomainError as error:
             raise CallRefused(error.message) from None
         except (Unavailable, *DATABASE_AWAY) as error:
-            raise self._refusal("store the artifact", error) from error
+            raise could_not(self._services, "store the artifact", error) from error
 
     def on_call(self, method: str, params: dict[str, Any]) -> Any:
         """Do what the script asks of the platform."""
-        if method != "events.publish":
-            raise CallRefused(f"There is no method '{method[:100]}'.")
-        try:
-            return {"event_id": self._publish(params)}
-        except DomainError as error:
-            raise CallRefused(error.message) from None
-        except DATABASE_AWAY as error:
-            raise self._refusal("store the event", error) from error
+        return self._sdk.call(method, params)
 
-    def _publish(self, params: dict[str, Any]) -> str:
-        name, subject = params.get("name"), params.get("subject")
-        if not isinstance(name, str) or not isinstance(subject, str | None):
-            raise CallRefused("An event's name and subject must be text.")
-        if self._published >= MAX_PUBLISHED:
-            raise CallRefused(f"A run can publish {MAX_PUBLISHED} events.")
-        self._published += 1
-        event = events.publish(
-            self._services, self._run.workspace_id, name, params.get("data"), source=self._script.slug,
-            subject=subject, depth=self._run.depth + 1,
-        )  # fmt: skip
-        if event.outcome == "cut":
-            self.log.add([LogLine(self._services.clock(), "SYSTEM", f"event '{name}' starts nothing: {event.reason}")])
-        return str(event.id)
+    def end_calls(self) -> None:
+        """There is no jail any more that could ask."""
+        self._sdk.close()
 
-    def _refusal(self, what: str, error: Exception) -> CallRefused:
-        log.error("could not %s: %s", what, error)
-        metrics.platform_failures().labels(kind="call").inc()
-        if isinstance(error, DATABASE_AWAY):
-            revive(self._services.database)
-        return CallRefused(f"The platform could not {what} now.")
+    def counts(self) -> Mapping[str, int]:
+        """What the script asked for and got."""
+        return self._sdk.counts()
+
+    def _note(self, text: str) -> None:
+        self.log.add([LogLine(self._services.clock(), "SYSTEM", text)])

@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 
+from millrace import languages
 from millrace.errors import Missing
 from millrace.objects import ObjectStore
 
@@ -19,8 +20,9 @@ class Sources:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._size = 0
 
-    def get(self, key: str) -> bytes:
-        """The source under this key. Raises Unavailable when the store fails, Missing when it has lost it."""
+    def get(self, key: str, runtime: str) -> bytes:
+        """The source under this key as it runs there. Raises Unavailable when the store fails, Missing when it has lost
+        it."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -29,6 +31,7 @@ class Sources:
         source = self._objects.get(key)
         if source is None:
             raise Missing(f"The source '{key}' is missing in the object store.")
+        source = languages.whole(runtime, source)
         self._keep(key, source)
         return source
 

@@ -15,6 +15,7 @@ _COMMANDS = {
     "cancel": "millrace.cli.runs:cancel",
     "events": "millrace.cli.events:events",
     "workspaces": "millrace.cli.admin:workspaces_group",
+    "users": "millrace.cli.users:users_group",
     "limits": "millrace.cli.admin:limits_command",
     "audit": "millrace.cli.admin:audit_command",
     "keys": "millrace.cli.admin:keys",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import peewee
 
-from millrace import audit, limits, logs, migrations, removal, secrets, vault, workspaces
+from millrace import audit, limits, logs, migrations, removal, roles, secrets, vault, workspaces
 from millrace.cli import stores, terminal
 from millrace.embedded import attach
 from millrace.errors import DomainError, PlatformError
@@ -47,8 +47,9 @@ def create(workspace: str, email: str) -> None:
     """Make a workspace with an owner and an API key, and print what they need: it is shown once."""
     with operator() as services:
         owner = workspaces.bootstrap(services, workspace, email)
+    password = owner.password or "the one that they have: `millrace users reset` makes a link for another"
     click.echo(f"workspace  {owner.workspace}\napi key    {owner.api_key}\nemail      {owner.email}\n"
-               f"password   {owner.password}")
+               f"password   {password}")
 
 
 @workspaces_group.command("delete")
@@ -122,7 +123,7 @@ def keys() -> None:
 def create_key(workspace: str, name: str) -> None:
     """Make an API key and print it: it is shown once."""
     with operator() as services:
-        click.echo(workspaces.new_api_key(services, workspace, name))
+        click.echo(workspaces.new_api_key(services, workspace, name, roles.OPERATOR))
 
 
 @keys.command("revoke")
@@ -131,7 +132,7 @@ def create_key(workspace: str, name: str) -> None:
 def revoke(workspace: str, key_id: str) -> None:
     """End an API key at once. KEY_ID is the part between the underscores: mr_KEYID_..."""
     with operator() as services:
-        workspaces.revoke_api_key(services, workspace, key_id)
+        workspaces.revoke_api_key(services, workspace, key_id, "operator")
     click.echo(f"revoked {key_id}")
 
 

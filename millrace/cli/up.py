@@ -130,7 +130,7 @@ def credentials_of(services: Services, path: Path, first: bool) -> dict[str, Any
     """What credentials.json says; written, with what it names, when it is not there."""
     if first:
         try:
-            owner = workspaces.bootstrap(services, WORKSPACE, EMAIL)
+            owner = workspaces.bootstrap(services, WORKSPACE, EMAIL, first=True)
             known = dataclasses.asdict(owner)
         except Conflict:
             # The database is older than this home: the password cannot be known, but a new key can be had.

@@ -106,6 +106,7 @@ def next_steps(credentials: dict[str, Any], path: Path) -> str:
     api_key = f"""$(python3 -c 'import json; print(json.load(open("{path}"))["api_key"])')"""
     return f"""
 Millrace is at {url}
+  console      {url}/ (sign in as {credentials["email"]}; the password is in the credentials)
   reference    {url}/docs
   credentials  {path}
 

@@ -37,6 +37,7 @@ class Run(Model):
     trigger = peewee.CharField(max_length=10)  # api | manual | schedule | http | event | batch
     mode = peewee.CharField(max_length=5)  # sync | async
     caller_ip = peewee.CharField(max_length=64, default="")
+    user_id = peewee.IntegerField(null=True)  # who started it, if it was a person
     payload = peewee.TextField(null=True)
     payload_key = peewee.CharField(max_length=200, null=True)
 

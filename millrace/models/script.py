@@ -23,12 +23,16 @@ class Script(Model):
     description = peewee.TextField(null=True)
     runtime = peewee.CharField(max_length=30)
     entry_point = peewee.CharField(max_length=200)
-    status = peewee.CharField(max_length=20, default="active")  # active | inactive | deleted
+    # draft | active | paused | disabled | archived, see `millrace.scripts`; or deleted
+    status = peewee.CharField(max_length=20, default="active")
+    type = peewee.CharField(max_length=10, default="oneoff")  # scheduled | http | event | oneoff | embedded
+    unique_name = peewee.CharField(max_length=300, null=True)  # see `millrace.scriptnames`; null: it may repeat
     version = peewee.IntegerField()
     revision = peewee.IntegerField(default=1)
     memory_mb = peewee.IntegerField()
     timeout_seconds = peewee.IntegerField()
     ephemeral_storage_mb = peewee.IntegerField(default=32)
+    limits = Json(null=True)  # what is finer than the columns before; see `millrace.scriptlimits`
     isolation = peewee.CharField(max_length=10, default="reuse")  # reuse | fresh
     max_concurrent_runs = peewee.IntegerField(default=10)
     egress_hosts = Json(null=True)  # list of host patterns; null is any public host
@@ -38,11 +42,16 @@ class Script(Model):
     callback_secret = peewee.TextField(null=True)  # sealed; signs what is told
     fresh_callback_secret: str | None = None  # no column: in the clear, for whoever just had it made
     tags = Json()
+    created_by = peewee.IntegerField(null=True)  # the user's id
     created_at = Millis()
     updated_at = Millis()
 
     class Meta:
-        indexes = ((("workspace", "slug"), True), (("workspace", "created_at", "uuid"), False))
+        indexes = (
+            (("workspace", "slug"), True),
+            (("workspace", "unique_name"), True),  # nulls do not collide
+            (("workspace", "created_at", "uuid"), False),
+        )
 
 
 class Version(Model):
@@ -57,6 +66,8 @@ class Version(Model):
     object_key = peewee.CharField(max_length=200)
     created_at = Millis()
     restored_from = peewee.IntegerField(null=True)  # the number that a rollback brought back
+    created_by = peewee.IntegerField(null=True)  # the user's id
+    note = peewee.CharField(max_length=500, null=True)  # what changed, in its author's words
 
     class Meta:
         indexes = ((("script", "number"), True),)
@@ -132,7 +143,7 @@ class Hook(Model):
     workspace_id: str
     path = peewee.CharField(max_length=200)
     methods = Json()
-    auth = peewee.CharField(max_length=20)  # none | key | signature
+    auth = peewee.CharField(max_length=20)  # none | key | signature; or member: signed in, at /api/scripts alone
     scheme = peewee.CharField(max_length=20, null=True)  # standard | github | stripe
     secret = peewee.TextField(null=True)
     mode = peewee.CharField(max_length=10)  # sync | async

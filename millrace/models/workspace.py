@@ -1,4 +1,4 @@
-"""Tenants, their people and their keys."""
+"""Tenants and their keys."""
 
 import peewee
 
@@ -20,21 +20,6 @@ class Workspace(Model):
     stored_bytes = peewee.BigIntegerField(null=True)
     stored_at = Millis(null=True)
     created_at = Millis()
-
-
-class Member(Model):
-    """A person of a workspace. `password_hash` is argon2's."""
-
-    id = peewee.CharField(max_length=36, primary_key=True)
-    workspace = peewee.ForeignKeyField(Workspace, backref="members", index=False, on_delete="CASCADE")
-    workspace_id: str
-    email = peewee.CharField(max_length=254)
-    password_hash = peewee.CharField(max_length=200)
-    role = peewee.CharField(max_length=30)
-    created_at = Millis()
-
-    class Meta:
-        indexes = ((("workspace", "email"), True),)
 
 
 class ApiKey(Model):

@@ -111,6 +111,8 @@ def _judge(script: Script, run_id: str, ending: Ending) -> tuple[int | None, str
     if ending.error_code == PLATFORM_ERROR:
         return None, "The platform could not carry it out."
     policy = Policy.of(script.retry)
+    if policy is not None and policy.gives_up(ending.status, ending.error_code):
+        return None, "No further try would mend it."
     if policy is None or not policy.covers(ending.status, ending.error_code, ending.error):
         return None, None
     run = Run.select(Run.tries, Run.cancel_requested_at).where(Run.id == run_id).get_or_none()

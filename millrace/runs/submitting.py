@@ -51,6 +51,7 @@ class Order:
     serial: bool = False  # waits until earlier serial runs of its script have ended
     replay_of: str | None = None
     callback_url: str | None = None  # who is told of its end, instead of the script's
+    user_id: int | None = None  # who started it, if it was a person
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def draft(services: Services, order: Order, now: int) -> Run:
     available_at = max(order.available_at or now, now)
     run = Run(
         id=services.new_id(), workspace=order.workspace, script=order.script, status=QUEUED,
-        trigger=order.trigger, mode=order.mode, caller_ip=order.caller_ip[:64], created_at=now,
+        trigger=order.trigger, mode=order.mode, caller_ip=order.caller_ip[:64], user_id=order.user_id, created_at=now,
         available_at=available_at, order_at=available_at - order.priority * 1000, attempt=0,
         expires_at=None if order.expires_after_s is None else available_at + order.expires_after_s * 1000,
         event_id=order.event_id, due_at=order.due_at, delivery_id=order.delivery_id, depth=order.depth,

@@ -129,13 +129,15 @@ class Connection(asyncio.Protocol):
     def _refuse(self, host: str, port: int, refused: Refused) -> None:
         self._slot.refuse(host, port, refused)
         if not self._slot.is_refused_often:
-            self._answer(403, "EGRESS_REFUSED", str(refused))
+            self._answer(403, "EGRESS_REFUSED", str(refused), kind=refused.kind)
         elif self._client is not None:
             # Whoever asks on and on takes this process's time from the other slots.
             self._client.pause_reading()
-            self._loop.call_later(REFUSAL_DELAY_S, self._answer, 403, "EGRESS_REFUSED", str(refused))
+            self._loop.call_later(
+                REFUSAL_DELAY_S, self._answer, 403, "EGRESS_REFUSED", str(refused), "", refused.kind
+            )
 
-    def _answer(self, status: int, code: str, reason: str, address: str = "") -> None:
+    def _answer(self, status: int, code: str, reason: str, address: str = "", kind: str = "") -> None:
         """Says why there is no connection: in headers for the preload, in a body for everybody else."""
         if self._client is None or self._answered:
             return
@@ -143,7 +145,7 @@ class Connection(asyncio.Protocol):
         body = f"{code}: {reason}\n".encode()
         head = (
             f"HTTP/1.1 {status} {code}\r\nX-Egress-Code: {code}\r\nX-Egress-Reason: {reason}\r\n"
-            f"X-Egress-Address: {address}\r\nContent-Type: text/plain\r\n"
+            f"X-Egress-Kind: {kind}\r\nX-Egress-Address: {address}\r\nContent-Type: text/plain\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         self._client.write(head.encode() + body)

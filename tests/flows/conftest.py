@@ -41,6 +41,8 @@ class _OutsideHandler(BaseHTTPRequestHandler):
         answer: Any = {"ok": True}
         if parts.path == "/v1/current.json":
             answer = {"location": {"name": query["q"][0]}, "current": {"temp_f": 61, "condition": {"text": "Sunny"}}}
+        elif parts.path == "/rates":
+            answer = {"currency": query["currency"][0], "rate": 1.08}
         elif parts.path == "/posts":
             answer = [{"title": f"Post {n}", "body": "text"} for n in range(60)]
         elif parts.path.endswith("/records/list/"):

@@ -111,7 +111,8 @@ def test_heartbeat_is_started_by_its_schedule(platform: Platform) -> None:
     assert started["result_summary"]["startedBy"] == "schedule"
     with platform.client() as client:
         firings = client.get("/scripts/heartbeat/schedule").json()["firings"]
-    assert firings[-1]["due_at"] == started["result_summary"]["dueAt"]
+    due_at = {each["run_id"]: each["due_at"] for each in firings}
+    assert due_at[started["id"]] == started["result_summary"]["dueAt"]
 
 
 def test_order_watcher_hears_of_large_orders_alone_and_publishes(platform: Platform) -> None:
@@ -153,3 +154,15 @@ def test_summary_runs_in_python_and_keeps_a_table(platform: Platform) -> None:
         artifacts = client.get(f"/scripts/summary/runs/{found['id']}/artifacts").json()["artifacts"]
     assert [each["name"] for each in artifacts] == ["rows.csv"]
     assert httpx.get(artifacts[0]["url"]).text.split() == ["name,value", "a,1", "b,5"]
+
+
+def test_currency_rates_asks_once_and_remembers(platform: Platform, outside: Outside) -> None:
+    push(platform, "currency-rates")
+    payload = {"service": outside.url, "currency": "CHF"}
+    first, second = run(platform, "currency-rates", payload), run(platform, "currency-rates", payload)
+    assert first == {"currency": "CHF", "rate": 1.08, "from": "service"}
+    assert second == {"currency": "CHF", "rate": 1.08, "from": "cache"}
+    assert [each["query"] for each in outside.seen if each["path"] == "/rates"] == [{"currency": ["CHF"]}]
+    with platform.client() as client:
+        events = client.get("/events").json()["events"]
+    assert [each["source"] for each in events if each["name"] == "rates.rate.changed"] == ["currency-rates"]

@@ -1,6 +1,7 @@
 """The operator's commands on limits and workspaces."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,3 +83,64 @@ def test_who_did_what_is_printed_newest_last(command: Command) -> None:
         f'operator limits.changed acme {{"stored_mb": {number}}}' for number in (6, 7)
     ]
     assert command("audit").output == ""
+
+
+# People
+
+
+def lines(done: Result) -> list[list[str]]:
+    assert done.exit_code == 0, done.output
+    return [line.split() for line in done.output.splitlines()]
+
+
+def test_people_are_listed_with_their_roles(command: Command) -> None:
+    assert lines(command("users", "list")) == [["a@example.com", "-"]]
+    assert lines(command("users", "list", "acme")) == [["a@example.com", "org_admin"]]
+    assert lines(command("users", "list", "nowhere")) == []
+
+
+def test_who_is_invited_gets_a_link_if_they_need_one(command: Command) -> None:
+    done = command("users", "invite", "acme", "B@example.com", "--role", "viewer")
+    said = done.output.splitlines()
+    assert said[0] == "b@example.com is a member of acme as viewer"
+    assert re.fullmatch(r"http://127\.0\.0\.1:8080/invitations/[\w-]{43}", said[1]), done.output
+    command("workspaces", "create", "other", "--email", "c@example.com")
+    known = command("users", "invite", "acme", "c@example.com").output
+    assert known == "c@example.com is a member of acme as org_admin\n"
+    waiting = command("users", "invite", "other", "b@example.com").output
+    assert "invitations/" not in waiting and "millrace users reset" in waiting
+    assert lines(command("users", "list", "acme")) == [
+        ["a@example.com", "org_admin"], ["b@example.com", "viewer"], ["c@example.com", "org_admin"],
+    ]  # fmt: skip
+
+
+def test_a_forgotten_password_gets_a_link(command: Command) -> None:
+    assert "/invitations/" in command("users", "reset", "A@example.com").output
+
+
+def test_who_manages_every_workspace_is_said_by_the_operator(command: Command) -> None:
+    assert command("users", "promote", "a@example.com").exit_code == 0
+    assert lines(command("users", "list")) == [["a@example.com", "superadmin"]]
+    assert command("users", "demote", "a@example.com").exit_code == 0
+    assert lines(command("users", "list")) == [["a@example.com", "-"]]
+    assert [line.split()[1:4] for line in command("audit").output.splitlines()] == [
+        ["operator", "user.promoted", "a@example.com"], ["operator", "user.demoted", "a@example.com"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("invite", "acme", "nobody"), "An email has the form"), (("invite", "nowhere", "b@example.com"), "no workspace"),
+    (("invite", "acme", "b@example.com", "--role", "king"), "no role 'king'"),
+    (("invite", "acme", "a@example.com"), "is a member already"), (("reset", "b@example.com"), "no user"),
+    (("promote", "b@example.com"), "no user"),
+])  # fmt: skip
+def test_what_cannot_be_done_with_people_is_one_sentence(
+    command: Command, arguments: tuple[str, ...], words: str
+) -> None:
+    done = command("users", *arguments)
+    assert done.exit_code == 1 and words in done.stderr and "Traceback" not in done.output
+
+
+def test_a_workspace_for_who_is_known_tells_no_password(command: Command) -> None:
+    done = command("workspaces", "create", "other", "--email", "a@example.com")
+    assert done.exit_code == 0 and "password   the one that they have" in done.output

@@ -1,6 +1,6 @@
 """The audit trail."""
 
-from millrace import audit
+from millrace import audit, removal, scripts
 from millrace.audit import DAY_MS
 from millrace.models import Audit
 from millrace.services import Services
@@ -57,3 +57,16 @@ def test_counts_that_come_at_once_are_all_counted(memory: Services) -> None:
     audit.add_up(memory, ACME, "sweeper", "swept", {"runs": 1})
     at_once(memory.database, *[lambda: audit.add_up(memory, ACME, "sweeper", "swept", {"runs": 1})] * 5)
     assert [row.details for row in Audit.select()] == [{"runs": 6}]
+
+
+def test_what_is_done_with_a_script_is_on_record_with_who_did_it(memory: Services) -> None:
+    world.workspace(memory)
+    new = scripts.NewScript(slug="traced", display_name="Traced", runtime="nodejs20", source=b"// 1", actor="ada")
+    script = scripts.create(memory, ACME, new)
+    script = scripts.update(memory, script, scripts.Change(source=b"// 2", actor="bob"))
+    script = scripts.rollback(memory, script, 1, actor="cy")
+    removal.delete(memory, script, "dan")
+    assert [(row.action, row.actor, row.subject, row.details) for row in audit.page(ACME, None, 10)[0]][::-1] == [
+        ("script.created", "ada", "traced", {}), ("script.updated", "bob", "traced", {"version": 2}),
+        ("script.rolled_back", "cy", "traced", {"to": 1, "version": 3}), ("script.deleted", "dan", "traced", {}),
+    ]  # fmt: skip

@@ -135,9 +135,9 @@ def test_a_due_time_with_overlap_cancel_does_not_end_a_backfill(
 
 def test_one_that_failed_goes_on_where_it_ended(memory: Services, script: Script) -> None:
     backfill(memory, script, 0, 1)
-    inactive = scripts.update(memory, script, scripts.Change(columns={"status": "inactive"}))
+    paused = scripts.update(memory, script, scripts.Change(columns={"status": "paused"}))
     with pytest.raises(Unprocessable):
-        backfill(memory, inactive, 0, 3)
+        backfill(memory, paused, 0, 3)
     active = scripts.update(memory, script, scripts.Change(columns={"status": "active"}))
     assert due_times(backfill(memory, active, 0, 3)) == [2, 3]
 

@@ -311,7 +311,7 @@ def test_a_quota_refuses_the_whole_batch(memory: Services) -> None:
 
 def test_an_inactive_script_starts_no_batch(memory: Services) -> None:
     script = world.script(memory)
-    scripts.update(memory, script, scripts.Change(columns={"status": "inactive"}))
+    scripts.update(memory, script, scripts.Change(columns={"status": "paused"}))
     with pytest.raises(Unprocessable):
         accept(memory, script)
 

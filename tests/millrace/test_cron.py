@@ -77,7 +77,7 @@ def test_a_valid_schedule_is_kept_as_it_was_sent(text: str) -> None:
         ("yearly", "schedule 'yearly' must be hourly, daily"),
         ("Daily", "schedule 'Daily' must be"),
         (" daily", "schedule ' daily' must be"),
-        ("0 12 * * *", "must be hourly, daily, weekly, rate(value unit) or cron("),
+        ("0 12 * * *", "must be hourly, daily, weekly, rate(value unit), cron("),
         ("cron(0 12 * * ? *", "must be hourly"),
         ("CRON(0 12 * * ? *)", "must be hourly"),
         ("cron(0 12 * * ? *)\n", "must be hourly"),
@@ -618,3 +618,75 @@ def test_a_rate_beyond_all_calendars_is_due_no_more() -> None:
     assert cron.upcoming(plan, "UTC", after_ms=0, anchor_ms=0, count=5) == []
     plan = cron.parse("rate(60000 days)")
     assert len(cron.upcoming(plan, "UTC", after_ms=0, anchor_ms=0, count=5)) == 1
+
+
+# Five fields
+
+
+@pytest.mark.parametrize(("fields", "expected"), [
+    ("*/20 * * * *", ["2027-01-15 12:20", "2027-01-15 12:40", "2027-01-15 13:00"]),
+    ("0 9 * * 1-5", ["2027-01-18 09:00", "2027-01-19 09:00", "2027-01-20 09:00"]),
+    ("30 6 1,15 * *", ["2027-02-01 06:30", "2027-02-15 06:30", "2027-03-01 06:30"]),
+    ("0 0 * * 0", ["2027-01-17 00:00", "2027-01-24 00:00", "2027-01-31 00:00"]),
+    ("0 0 * * 7", ["2027-01-17 00:00", "2027-01-24 00:00", "2027-01-31 00:00"]),
+    ("0 0 * * sun", ["2027-01-17 00:00", "2027-01-24 00:00", "2027-01-31 00:00"]),
+    ("0 0 * * 5/1", ["2027-01-16 00:00", "2027-01-22 00:00", "2027-01-23 00:00"]),
+    ("0 0 29 feb *", ["2028-02-29 00:00", "2032-02-29 00:00", "2036-02-29 00:00"]),
+    # Where both name days, either is enough.
+    ("0 0 20 * 1", ["2027-01-18 00:00", "2027-01-20 00:00", "2027-01-25 00:00"]),
+    ("0 0 31 2 *", []),
+])
+def test_five_fields_fire_as_in_a_crontab(fields: str, expected: list[str]) -> None:
+    schedule = cron.of_crontab(fields)
+    assert cron.crontab_of(schedule) == fields
+    start = int(datetime(2027, 1, 15, 12, 0, tzinfo=UTC).timestamp() * 1000)
+    due = cron.upcoming(cron.parse(schedule), "UTC", after_ms=start, anchor_ms=start, count=3)
+    assert [datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M") for at in due] == expected
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("0 9 * *", "five fields"), ("0 9 * * * *", "five fields"), ("", "five fields"), ("@daily", "five fields"),
+    ("rate(5 minutes)", "five fields"), ("crontab(0 9 * * *)", "five fields"), ("0 9 * * *)", "five fields"),
+    ("0 9 * * *\n", "five fields"), ("\u0660 9 * * *", "five fields"), (None, "five fields"),
+    ("60 * * * *", "cron minute '60'"), ("* 24 * * *", "cron hour '24'"), ("0 0 0 * *", "cron day-of-month '0'"),
+    ("0 0 * 13 *", "cron month '13'"), ("0 0 * * 8", "cron day-of-week '8'"), ("0 0 * * 5-1", "before it begins"),
+    ("0 0 ? * 1", "day-of-month '?'"), ("0 0 L * *", "day-of-month 'L'"), ("0 0 * * 2#1", "day-of-week '2#1'"),
+    ("*/0 * * * *", "step '/0'"), ("*/60 * * * *", "step '/60'"), ("0 0 * * ,", "day-of-week ''"),
+    ("* " * 200 + "*", "at most 256 characters"),
+])
+def test_what_is_no_crontab_is_refused_with_the_part_and_its_rule(text: object, message: str) -> None:
+    with pytest.raises(errors.Invalid) as caught:
+        cron.of_crontab(text, field="cron")
+    assert message in caught.value.message
+    assert caught.value.field == "cron"
+
+
+@pytest.mark.parametrize("text", ["daily", "rate(5 minutes)", "cron(0 12 * * ? *)"])
+def test_a_schedule_of_another_form_has_no_five_fields(text: str) -> None:
+    assert cron.crontab_of(text) is None
+
+
+def _crontab_field(low: int, high: int) -> st.SearchStrategy[str]:
+    # croniter takes 1-1 of weekdays for the whole week.
+    bounds = st.lists(st.integers(low, high), min_size=2, max_size=2, unique=True).map(sorted)
+    part = st.one_of(
+        st.integers(low, high).map(str),
+        bounds.map(lambda pair: f"{pair[0]}-{pair[1]}"),
+        st.tuples(bounds, st.integers(1, high - low)).map(lambda each: f"{each[0][0]}-{each[0][1]}/{each[1]}"),
+    )
+    return st.one_of(st.just("*"), st.lists(part, min_size=1, max_size=3).map(",".join))
+
+
+@given(
+    fields=st.tuples(
+        _crontab_field(0, 59), _crontab_field(0, 23), _crontab_field(1, 28), _crontab_field(1, 12), _crontab_field(0, 6)
+    ),
+    start=st.integers(1_600_000_000, 2_000_000_000),
+)
+def test_five_fields_fire_when_croniter_says(fields: tuple[str, ...], start: int) -> None:
+    text = " ".join(fields)
+    due = cron.upcoming(
+        cron.parse(cron.of_crontab(text)), "UTC", after_ms=start * 1000, anchor_ms=start * 1000, count=3
+    )
+    other = croniter(text, start)
+    assert due == [int(other.get_next(float)) * 1000 for _ in range(3)]

@@ -100,7 +100,7 @@ def test_who_subscribes_later_does_not_hear_of_what_was(memory: Services) -> Non
 
 
 def test_an_inactive_script_hears_nothing(memory: Services) -> None:
-    world.script(memory, status="inactive", triggers=Triggers(events=[EventTrigger("**")]))
+    world.script(memory, status="draft", triggers=Triggers(events=[EventTrigger("**")]))
     event = events.publish(memory, ACME, "a.b", None)
     assert triggers.route(memory, event.id) == 0
 

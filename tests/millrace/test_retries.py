@@ -125,6 +125,15 @@ def test_a_run_that_has_used_up_its_tries_ends_in_the_dead_letters(memory: Servi
     assert (letter.run_id, letter.reason) == (run.id, "It failed 3 times.")
 
 
+@pytest.mark.parametrize("code", ["NO_HANDLER", "BAD_RESULT", "RESULT_TOO_LARGE"])
+def test_what_no_try_would_mend_goes_to_the_dead_letters_at_once(memory: Services, code: str) -> None:
+    run = start(memory, retrying(memory))
+    fail(memory, run, code=code)
+    assert reload(run).status == FAILED
+    (letter,) = deadletters.page(ACME, None, 10)[0]
+    assert (letter.run_id, letter.reason) == (run.id, "No further try would mend it.")
+
+
 def test_a_failure_that_the_policy_does_not_name_ends_the_run(memory: Services) -> None:
     run = start(memory, retrying(memory, on=["timed_out"]))
     fail(memory, run)

@@ -71,8 +71,8 @@ def test_what_is_no_json_is_refused_and_leaves_nothing(memory: Services, payload
 
 
 def test_an_inactive_script_is_not_run(memory: Services) -> None:
-    script = world.script(memory, status="inactive")
-    with pytest.raises(Unprocessable, match="'hello' is inactive"):
+    script = world.script(memory, status="draft")
+    with pytest.raises(Unprocessable, match="'hello' is draft"):
         start(memory, script)
     assert Run.select().count() == 0 and sent(memory) == []
 
@@ -147,7 +147,7 @@ def test_a_refused_run_leaves_no_payload(memory: Services) -> None:
     runs.submit(memory, order(script, idempotency_key="k", request_digest="d"))
     with pytest.raises(Conflict):
         runs.submit(memory, order(script, LARGE, idempotency_key="k", request_digest="e"))
-    Script.update(status="inactive").execute()
+    Script.update(status="paused").execute()
     with pytest.raises(Unprocessable):
         start(memory, script, LARGE)
     Workspace.update(status="suspended").execute()

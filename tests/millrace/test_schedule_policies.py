@@ -194,7 +194,7 @@ def test_a_scheduler_that_dies_after_replacing_a_run_leaves_it_to_the_next_one(
 def test_a_due_time_that_is_refused_cancels_nothing(memory: Services, clock: Clock) -> None:
     script = scheduled(memory, overlap="cancel")
     next_tick(memory, clock)
-    scripts.update(memory, script, scripts.Change(columns={"status": "inactive"}))
+    scripts.update(memory, script, scripts.Change(columns={"status": "paused"}))
     next_tick(memory, clock)
     assert outcomes(script) == [(10, "ran"), (20, "skipped")]
     assert (of_due(10).status, of_due(10).cancel_requested_at) == ("queued", None)

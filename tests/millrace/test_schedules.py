@@ -151,7 +151,7 @@ def test_a_schedule_that_is_over_fires_no_more(memory: Services, clock: Clock) -
 
 def test_an_inactive_script_skips_its_due_times_with_a_reason(memory: Services, clock: Clock) -> None:
     script = world.script(memory, schedule="rate(1 minute)")
-    script = scripts.update(memory, script, scripts.Change(columns={"status": "inactive"}))
+    script = scripts.update(memory, script, scripts.Change(columns={"status": "paused"}))
     clock.forward(ms=MINUTE)
     assert [each.outcome for each in schedules.fire_due(memory)] == ["skipped"]
     scripts.update(memory, script, scripts.Change(columns={"status": "active"}))
@@ -159,7 +159,7 @@ def test_an_inactive_script_skips_its_due_times_with_a_reason(memory: Services, 
     assert [each.outcome for each in schedules.fire_due(memory)] == ["ran"]
     newest, oldest = schedules.firings(script, 10)[0]
     assert (newest.outcome, oldest.outcome) == ("ran", "skipped")
-    assert oldest.reason == "Script 'hello' is inactive; only an active script can run."
+    assert oldest.reason == "Script 'hello' is paused; only an active script can run."
     assert due_times() == [NOON + 2 * MINUTE]
 
 

@@ -7,9 +7,11 @@ import peewee
 import pytest
 
 from millrace import overview, removal, scripts
+from millrace.database import transaction
 from millrace.errors import Conflict, Invalid, NotFound, Unavailable
 from millrace.models import Hook, Script, Secret, Version
 from millrace.objects import MemoryObjects
+from millrace.scripts import changing, creating
 from millrace.services import Services
 from millrace.triggers import EventTrigger, HttpTrigger, Triggers
 from tests import world
@@ -93,7 +95,7 @@ def test_an_update_changes_what_is_given_and_nothing_else(memory: Services) -> N
 @pytest.mark.parametrize(("column", "value", "unfit"), [
     ("memory_mb", 512, True), ("timeout_seconds", 60, True), ("entry_point", "handler", True),
     ("isolation", "fresh", True), ("egress_hosts", ["a.example"], True), ("display_name", "x", False),
-    ("tags", {"a": "b"}, False), ("max_concurrent_runs", 5, False), ("status", "inactive", False),
+    ("tags", {"a": "b"}, False), ("max_concurrent_runs", 5, False), ("status", "paused", False),
 ])
 def test_what_a_jail_has_seen_makes_it_unfit(memory: Services, column: str, value: object, unfit: bool) -> None:
     script = world.script(memory)
@@ -176,7 +178,6 @@ def test_a_commit_that_was_done_and_not_heard_of_keeps_its_source(
     memory: Services, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
     script = None if act == "create" else world.script(memory, source=ONE)
-    transaction = scripts.transaction
 
     @contextmanager
     def unheard() -> Iterator[None]:
@@ -185,7 +186,8 @@ def test_a_commit_that_was_done_and_not_heard_of_keeps_its_source(
         raise peewee.OperationalError("the connection was closed")
 
     with monkeypatch.context() as patched, pytest.raises(peewee.OperationalError):
-        patched.setattr(scripts, "transaction", unheard)
+        for module in (creating, changing):
+            patched.setattr(module, "transaction", unheard)
         if script is None:
             world.script(memory, source=ONE)
         elif act == "update":

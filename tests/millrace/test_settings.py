@@ -15,8 +15,14 @@ SECRETS = {
     "S3_ACCESS_KEY": f"access-{SECRET}",
     "S3_SECRET_KEY": SECRET,
     "MILLRACE_SECRET_KEYS": SECRET,
+    "MILLRACE_OIDC_CLIENT_SECRET": SECRET,
 }
+OIDC = {
+    "MILLRACE_OIDC_ISSUER": "https://id.example.com/realms/one", "MILLRACE_OIDC_CLIENT_ID": "millrace",
+    "MILLRACE_OIDC_CLIENT_SECRET": "d", "MILLRACE_OIDC_NAME": "Our login",
+}  # fmt: skip
 FIELDS = {
+    "MILLRACE_DATA_SOURCES": ("data_sources", "/srv/sources"),
     "MILLRACE_HOST": ("host", "10.0.0.1"), "MILLRACE_PORT": ("port", "9000"),
     "DATABASE_URL": ("database_url", "postgres://db/millrace"), "REDIS_URL": ("redis_url", "unix:///run/redis.sock"),
     "S3_ENDPOINT": ("s3_endpoint", "https://s3.example.com"), "S3_ACCESS_KEY": ("s3_access_key", "a"),
@@ -28,6 +34,9 @@ FIELDS = {
     "MILLRACE_LOG_LEVEL": ("log_level", "debug"), "MILLRACE_PUBLIC_URL": ("public_url", "https://example.com"),
     "MILLRACE_TRUSTED_PROXIES": ("trusted_proxies", "0"), "MILLRACE_METRICS_HOST": ("metrics_host", "::"),
     "MILLRACE_METRICS_PORT": ("metrics_port", "9464"),
+    "MILLRACE_OIDC_ISSUER": ("oidc_issuer", "https://id.example.org"),
+    "MILLRACE_OIDC_CLIENT_ID": ("oidc_client_id", "x"), "MILLRACE_OIDC_CLIENT_SECRET": ("oidc_client_secret", "y"),
+    "MILLRACE_OIDC_NAME": ("oidc_name", "z"),
 }  # fmt: skip
 
 
@@ -44,13 +53,14 @@ def test_an_empty_environment_means_this_machine_and_everything_embedded(
     settings = Settings.from_env({})
 
     assert dataclasses.asdict(settings) == {
-        "home": tmp_path / "var", "host": "127.0.0.1", "port": 8080,
+        "home": tmp_path / "var", "data_sources": tmp_path / "var" / "data-sources", "host": "127.0.0.1", "port": 8080,
         "database_url": f"sqlite:///{tmp_path}/var/millrace.db", "redis_url": "",
         "s3_endpoint": "", "s3_access_key": "", "s3_secret_key": "", "s3_bucket": "millrace", "s3_region": "us-east-1",
         "s3_public_endpoint": "", "secret_keys": "",
         "worker_processes": max(1, (os.cpu_count() or 1) // 2), "worker_threads": 8, "web_threads": 256,
         "sandbox_mode": "strict", "run_log_mb": 100, "log_level": "info", "public_url": "", "trusted_proxies": 0,
         "metrics_host": "127.0.0.1", "metrics_port": 0,
+        "oidc_issuer": "", "oidc_client_id": "", "oidc_client_secret": "", "oidc_name": "",
     }  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
@@ -85,8 +95,9 @@ def test_every_setting_may_stand_in_a_file_and_the_file_comes_first(name: str, t
     file = tmp_path / "value"
     file.write_text(f"  {value}\n")
 
-    assert str(getattr(Settings.from_env({f"{name}_FILE": str(file)}), field)) == value
-    assert str(getattr(Settings.from_env({f"{name}_FILE": str(file), name: "7"}), field)) == value
+    rest = {each: given for each, given in OIDC.items() if name in OIDC and each != name}  # they come together
+    assert str(getattr(Settings.from_env({f"{name}_FILE": str(file), **rest}), field)) == value
+    assert str(getattr(Settings.from_env({f"{name}_FILE": str(file), name: "7", **rest}), field)) == value
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
@@ -174,7 +185,7 @@ def test_an_option_of_a_redis_url_that_cannot_be_read_is_refused_without_the_pas
 
 
 def test_secrets_do_not_show_when_settings_are_printed() -> None:
-    settings = Settings.from_env(SECRETS)
+    settings = Settings.from_env(OIDC | SECRETS)
 
     assert SECRET not in repr(settings) and SECRET not in str(settings)
     assert "8080" in repr(settings)
@@ -195,3 +206,35 @@ def test_settings_do_not_change() -> None:
 ])  # fmt: skip
 def test_people_reach_web_at_the_public_url_or_at_host_and_port(environ: dict[str, str], url: str) -> None:
     assert Settings.from_env(environ).url == url
+
+
+# Single sign-on
+
+
+def test_single_sign_on_is_named_by_its_host_unless_it_has_a_name() -> None:
+    settings = Settings.from_env(OIDC)
+    assert (settings.oidc_issuer, settings.oidc_client_id) == ("https://id.example.com/realms/one", "millrace")
+    assert (settings.oidc_client_secret, settings.oidc_name) == ("d", "Our login")
+    assert Settings.from_env(OIDC | {"MILLRACE_OIDC_NAME": ""}).oidc_name == "id.example.com"
+
+
+@pytest.mark.parametrize("missing", ["MILLRACE_OIDC_ISSUER", "MILLRACE_OIDC_CLIENT_ID", "MILLRACE_OIDC_CLIENT_SECRET"])
+def test_half_of_single_sign_on_is_refused(missing: str) -> None:
+    assert refusal(**(OIDC | {missing: ""})) == (
+        f"{missing} is not set: single sign-on needs MILLRACE_OIDC_ISSUER, MILLRACE_OIDC_CLIENT_ID, "
+        "MILLRACE_OIDC_CLIENT_SECRET."
+    )
+
+
+@pytest.mark.parametrize(("issuer", "words"), [
+    ("http://id.example.com", "must start with https://, unless"), ("ftp://id.example.com", "must start with one of"),
+    ("id.example.com", "has no scheme"), ("https://id.example.com?a=b", "no query"), ("https://a/#b", "no query"),
+])  # fmt: skip
+def test_an_issuer_is_reached_safely_or_refused(issuer: str, words: str) -> None:
+    sentence = refusal(**(OIDC | {"MILLRACE_OIDC_ISSUER": issuer}))
+    assert words in sentence and sentence.startswith("MILLRACE_OIDC_ISSUER")
+
+
+@pytest.mark.parametrize("issuer", ["http://localhost:8081", "http://127.0.0.1:8081", "http://[::1]:8081"])
+def test_an_issuer_on_this_machine_may_do_without_https(issuer: str) -> None:
+    assert Settings.from_env(OIDC | {"MILLRACE_OIDC_ISSUER": issuer}).oidc_issuer == issuer

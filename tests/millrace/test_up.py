@@ -18,7 +18,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from millrace import vault, workspaces
+from millrace import roles, users, vault, workspaces
 from millrace.cli import check, stores, up, welcome
 from millrace.cli.client import Client
 from millrace.embedded import ValkeyServer
@@ -26,6 +26,7 @@ from millrace.errors import Denied
 from millrace.objects import S3Objects
 from millrace.services import Services
 from millrace.settings import Settings
+from millrace.signinlimits import SignInLimits
 from millrace.supervisor import Line
 from millrace.vault import Keyring
 from tests.fake_api import FakeApi
@@ -237,6 +238,8 @@ def test_the_first_start_writes_credentials_that_open_the_workspace(
     assert written["url"] == services.settings.url
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert workspaces.authenticate(written["api_key"]).id == written["workspace"]
+    user = users.authenticate(services, SignInLimits(""), written["email"], written["password"], "127.0.0.1")
+    assert user.role == roles.SUPERADMIN
 
 
 def test_a_later_start_keeps_the_credentials_and_corrects_the_url(
@@ -378,7 +381,7 @@ def test_the_examples_wait_for_the_first_worker(api: FakeApi, monkeypatch: pytes
 
 def test_the_next_steps_can_be_pasted(api: FakeApi, tmp_path: Path) -> None:
     api.answers = {"POST /scripts/hello/execute": (200, {"status": "completed"})}
-    credentials = {"url": api.url, "workspace": "w", "api_key": "mr_key"}
+    credentials = {"url": api.url, "workspace": "w", "api_key": "mr_key", "email": "owner@localhost"}
 
     text = welcome.next_steps(credentials, tmp_path / "credentials.json")
     command = text[text.index("curl "):text.index("\n\n", text.index("curl "))]
@@ -386,3 +389,4 @@ def test_the_next_steps_can_be_pasted(api: FakeApi, tmp_path: Path) -> None:
 
     assert json.loads(done.stdout) == {"status": "completed"}
     assert str(tmp_path / "credentials.json") in text
+    assert f"{api.url}/ (sign in as owner@localhost" in text

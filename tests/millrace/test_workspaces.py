@@ -2,23 +2,49 @@
 
 import pytest
 
-from millrace import workspaces
+from millrace import roles, users, workspaces
 from millrace.errors import Conflict, Denied, Invalid, NotFound
-from millrace.models import ApiKey, Member, Workspace
+from millrace.models import ApiKey, Member, User, Workspace
 from millrace.services import Services
+from millrace.signinlimits import SignInLimits
 from tests import world
 from tests.world import ACME, OTHER, at_once
 
 
-def test_the_first_workspace_has_an_owner_and_a_key(memory: Services) -> None:
-    owner = workspaces.bootstrap(memory, ACME, "alice@example.com")
+def test_a_new_workspace_has_an_org_admin_and_a_key(memory: Services) -> None:
+    owner = workspaces.bootstrap(memory, ACME, "Alice@example.com")
     assert (owner.workspace, owner.email) == (ACME, "alice@example.com")
     assert workspaces.authenticate(owner.api_key).id == ACME
-    member = Member.get()
-    assert member.role == "owner" and owner.password not in member.password_hash
+    assert owner.password is not None
+    user = users.authenticate(memory, SignInLimits(""), owner.email, owner.password, "192.0.2.1")
+    assert roles.permissions(user, ACME) == set(roles.OF_WORKSPACE)
+    assert user.role is None and owner.password not in str(user.password_hash)
     with pytest.raises(Conflict):
         workspaces.bootstrap(memory, ACME, "alice@example.com")
-    assert Member.select().count() == ApiKey.select().count() == 1
+    assert Member.select().count() == ApiKey.select().count() == User.select().count() == 1
+
+
+def test_who_is_known_is_made_a_member_and_keeps_their_password(memory: Services) -> None:
+    first = workspaces.bootstrap(memory, ACME, "alice@example.com")
+    before = User.get().password_hash
+    second = workspaces.bootstrap(memory, OTHER, "ALICE@example.com")
+    assert first.password is not None and second.password is None
+    assert User.get().password_hash == before and Member.select().count() == 2
+
+
+def test_the_first_of_an_installation_manages_the_platform_and_no_later_one(memory: Services) -> None:
+    workspaces.bootstrap(memory, "made", "operator@example.com")
+    assert not users.has_superadmin()
+    workspaces.bootstrap(memory, ACME, "alice@example.com", first=True)
+    workspaces.bootstrap(memory, OTHER, "bob@example.com", first=True)
+    assert [user.email for user in User.select().where(User.role == "superadmin")] == ["alice@example.com"]
+
+
+@pytest.mark.parametrize("email", ["", "alice", "a b@example.com"])
+def test_an_owner_with_a_bad_email_leaves_nothing(memory: Services, email: str) -> None:
+    with pytest.raises(Invalid):
+        workspaces.bootstrap(memory, ACME, email)
+    assert Workspace.select().count() == ApiKey.select().count() == User.select().count() == 0
 
 
 def test_of_two_that_begin_at_once_one_does(memory: Services) -> None:

@@ -312,9 +312,9 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def http_server(tls: ssl.SSLContext | None = None) -> Iterator[int]:
+def http_server(tls: ssl.SSLContext | None = None, handler: type[Handler] = Handler) -> Iterator[int]:
     """An HTTP or HTTPS server on loopback; its port."""
-    server = _Server(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), handler)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox.client import Sandbox
-from sandbox.job import CallRefused, Job, Limits, LogLine, Outcome
+from sandbox.job import CallRefused, Job, Limits, LogLine, Outcome, Pending
 
 
 @dataclass
@@ -52,6 +52,20 @@ class Recorder:
     @property
     def levels(self) -> list[tuple[str, str]]:
         return [(line.level, line.text) for line in self.lines]
+
+
+@dataclass
+class Later(Recorder):
+    """A sink that answers nothing by itself; `on_each` hears of each call's Pending, by its number from 0."""
+
+    on_each: Callable[[int, Pending], None] = lambda number, pending: None
+    pending: list[Pending] = field(default_factory=list)
+
+    def on_call(self, method: str, params: dict[str, Any]) -> Any:
+        self.calls.append((method, params))
+        self.pending.append(Pending())
+        self.on_each(len(self.pending) - 1, self.pending[-1])
+        return self.pending[-1]
 
 
 @dataclass(frozen=True)

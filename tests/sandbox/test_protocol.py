@@ -178,6 +178,17 @@ def test_the_kernels_word_decides_how_a_silent_run_ended(code: int, oom_kills: i
     assert verdict.judge(code, oom_kills, stderr, Limits())[0] == kind
 
 
+@pytest.mark.parametrize(("runtime_mb", "named"), [(0, 256), (64, 192)])
+def test_the_memory_limit_that_is_named_is_the_scripts_own(runtime_mb: int, named: int) -> None:
+    _, error = verdict.judge(137, 1, b"", Limits(memory_mb=256, runtime_mb=runtime_mb))
+    assert error.message == f"The script needed more than its limit of {named} MB of memory"
+
+
+def test_the_runtimes_reserve_leaves_the_script_something() -> None:
+    with pytest.raises(ValueError, match="runtime_mb is 256, but must be between 0 and 255"):
+        Limits(memory_mb=256, runtime_mb=256)
+
+
 @pytest.mark.parametrize("field", ["memory_mb", "timeout_ms", "pids", "cpus", "result_bytes"])
 def test_a_limit_out_of_range_names_field_value_and_rule(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field} is -1, but must be between"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sandbox.job import Limits
 from tests.sandbox.python_support import Python
 from tests.sandbox.support import Runner
 
@@ -187,3 +188,18 @@ def test_a_trace_function_does_not_reach_the_next_run(python: Python) -> None:
     runs = [python(source, reuse_key="trace") for _ in range(2)]
     assert [ran.result for ran in runs] == [0, 0]
     assert runs[1].outcome.usage.jail == "reused"
+
+
+def test_a_thread_of_the_loops_pool_that_nobody_waits_for_does_not_keep_the_run(python: Python) -> None:
+    """It would sleep beyond the time limit. It is left behind, and seen."""
+    source = """
+    import asyncio, time
+    async def handler(payload, context):
+        try:
+            await asyncio.wait_for(asyncio.to_thread(time.sleep, 30), 0.05)
+        except asyncio.TimeoutError:
+            return "given up"
+    """
+    runs = [python(source, reuse_key="given up", limits=Limits(timeout_ms=10_000)) for _ in range(2)]
+    assert [ran.result for ran in runs] == ["given up"] * 2
+    assert runs[1].outcome.usage.jail != "reused"

@@ -5,10 +5,25 @@ from dataclasses import replace
 import peewee
 import pytest
 
-from millrace import audit, batches, events, limits, logs, metrics, removal, repair, runs, workspaces
+from millrace import (
+    audit,
+    batches,
+    events,
+    invitations,
+    limits,
+    logs,
+    metrics,
+    removal,
+    repair,
+    runs,
+    sessions,
+    usage,
+    users,
+    workspaces,
+)
 from millrace.bus import MemoryBus
 from millrace.dispatch import MemoryQueue
-from millrace.models import Attempt, Audit, Event, IdempotencyKey, Run, Workspace
+from millrace.models import Attempt, Audit, Event, IdempotencyKey, Invitation, Run, Session, UsageHour, Workspace
 from millrace.services import Services
 from millrace.triggers import EventTrigger, Triggers
 from scheduler.sweeper import PATIENCE_S, Sweeper
@@ -467,6 +482,15 @@ def test_its_jobs_remove_what_is_old_measure_what_is_left_and_empty_deleted_work
     assert metrics.retention_removed().labels(kind="runs")._value.get() >= 1
 
 
+def test_its_jobs_sum_up_hours_that_are_over(memory: Services, sweeper: Sweeper, clock: Clock) -> None:
+    world.finish(memory, world.start(memory, world.script(memory)))
+    clock.forward(ms=usage.HOUR_MS + usage.GRACE_MS)
+    job = {job.name: job for job in sweeper.chores()}["usage by the hour"]
+    while job.do() is not None:
+        pass
+    assert UsageHour.get().runs == 1
+
+
 def test_its_jobs_go_on_with_a_batch_that_stands_still(memory: Services, sweeper: Sweeper, clock: Clock) -> None:
     script = world.script(memory)
     wish = batches.Wish(workspace=ACME, script=script.uuid, items=[{}, {}], concurrency=1)
@@ -477,3 +501,18 @@ def test_its_jobs_go_on_with_a_batch_that_stands_still(memory: Services, sweeper
     world.finish(memory, Run.get(Run.batch_id == batch.id, Run.batch_index == 1))
     assert batches.progress(batch).counts == {"succeeded": 2}
     assert Audit.get(Audit.action == "repair.batch_starved").details == {"count": 1}
+
+
+# People
+
+
+def test_sessions_and_links_that_are_over_are_removed(memory: Services, sweeper: Sweeper, clock: Clock) -> None:
+    user, _ = users.add(memory, "alice@example.com")
+    sessions.begin(memory, user, None, "browser")
+    invitations.issue(memory, user, invitations.INVITED_MS)
+    sweeper.forget_sessions()
+    assert Session.select().count() == Invitation.select().count() == 1
+    clock.forward(s=7 * 24 * 3600)
+    sweeper.forget_sessions()
+    assert Session.select().count() == Invitation.select().count() == 0
+    assert sweeper.forget_sessions in [job.do for job in sweeper.jobs()]

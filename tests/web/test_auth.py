@@ -12,6 +12,9 @@ from tests.web.conftest import API, Client, error_of, fields_of
 from web import auth
 
 HOOKS = "/hooks/<workspace_id>/<path:path>"  # each hook says how its callers prove who they are
+# Pages that lead in; their forms are refused without the browser's token.
+VISITORS = {"/login", "/logout", "/login/oidc", "/login/oidc/callback", "/invitations/<token>"}
+ASSETS = "/assets/<mark>/<kind>/<path:name>"
 OPEN_TO_ALL = {"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/docs/start.js", "/docs/<name>"}
 
 
@@ -19,17 +22,24 @@ def test_every_route_that_is_not_listed_here_refuses_who_has_no_key(app: Flask) 
     client = app.test_client()
     seen = set()
     for rule in app.url_map.iter_rules():
-        if rule.rule in {*OPEN_TO_ALL, HOOKS}:
+        if rule.rule in {*OPEN_TO_ALL, *VISITORS, HOOKS, ASSETS}:
             continue
         path = rule.rule
         for argument in rule.arguments:
             path = path.replace(f"<int:{argument}>", "1").replace(f"<{argument}>", "x")
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
-            response = client.open(path, method=method)
+            # A page leads to the sign-in, unless JSON is asked for.
+            response = client.open(path, method=method, headers={"Accept": "application/json"})
             assert response.status_code == 401, (method, path, response.status_code)
             seen.add(rule.rule)
     assert f"{API}/scripts/<script_id>/execute" in seen
     assert len(seen) >= 17
+
+
+def test_what_leads_in_takes_no_form_of_anybody_elses(app: Flask) -> None:
+    client = app.test_client()
+    for path in ("/login", "/logout", "/invitations/x"):
+        assert client.post(path, data={"email": "a@example.com"}).status_code == 403, path
 
 
 def test_what_is_open_to_all_is_open(app: Flask) -> None:

@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from millrace.errors import Invalid
-from web.scripting import cursors
+from web import cursors
 
 _NUMBERS = st.integers(0, 2**63 // 1_000_000 - 1)
 _IDS = st.uuids().map(str)

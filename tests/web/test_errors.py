@@ -30,7 +30,7 @@ def database_kind(request: pytest.FixtureRequest) -> str:
 def test_unknown_addresses_and_methods_have_the_envelope(client: Client, app: Flask) -> None:
     for path in ("/nothing", "/scripts/", "//scripts", "/scripts/a/b/c", "/%00", "/scripts/x/versions/one/diff"):
         error_of(client.get(path), 404, "NOT_FOUND")
-    error_of(app.test_client().get("/"), 404, "NOT_FOUND")
+    error_of(app.test_client().get("/nothing-here"), 404, "NOT_FOUND")
     refused = client.patch("/scripts/x")
     error_of(refused, 405, "METHOD_NOT_ALLOWED")
     assert "PUT" in refused.headers["Allow"]

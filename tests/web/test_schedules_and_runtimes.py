@@ -45,7 +45,7 @@ def test_a_skipped_due_time_says_why(client: Client, services: Services) -> None
     schedules.fire_due(services)
     (firing,) = client.get("/scripts/hello/schedule").json["firings"]  # type: ignore[index]
     assert (firing["outcome"], firing["run_id"]) == ("skipped", None)
-    assert "inactive" in firing["reason"]
+    assert "paused" in firing["reason"]
 
 
 def test_a_script_without_a_schedule_is_404_there(client: Client, hello: Script) -> None:

@@ -433,3 +433,74 @@ def test_a_rollback_to_what_the_entry_point_does_not_fit_is_400(client: Client, 
 def test_a_rollback_to_no_number_is_400(client: Client, hello: Script, version: Any) -> None:
     error = error_of(client.post("/scripts/hello/rollback", json={"version": version}), 400, "VALIDATION_FAILED")
     assert fields_of(error) == {"version"}
+
+
+# Statuses and types of the house, in this face's words
+
+
+@pytest.mark.parametrize("before", scripts.STATUS)
+@pytest.mark.parametrize("asked", ["active", "inactive"])
+def test_a_script_is_active_or_inactive_whatever_the_house_calls_it(
+    client: Client, hello: Script, before: str, asked: str
+) -> None:
+    Script.update(status=before).execute()
+    shown = "active" if before == "active" else "inactive"
+    read, (listed,) = client.get("/scripts/hello").json, client.get("/scripts").json["scripts"]  # type: ignore[index]
+    assert read is not None
+    assert (read["status"], listed["status"]) == (shown, shown)
+    response = client.put("/scripts/hello", json={"status": asked, "display_name": "New"})
+    after = Script.get()
+    if asked == "active" and before in ("disabled", "archived"):
+        error = error_of(response, 422, "BUSINESS_RULE_VIOLATION")
+        assert error["message"] == f"Script 'hello' is {before} and can't become active again."
+        assert (after.status, after.display_name) == (before, hello.display_name)
+        return
+    assert response.status_code == 200 and response.json is not None
+    expected = "active" if asked == "active" else "paused" if before == "active" else before
+    assert (response.json["status"], after.status, after.display_name) == (asked, expected, "New")
+
+
+@pytest.mark.parametrize("status", ["draft", "paused", "disabled", "archived", "deleted", "ACTIVE", "", None, 1])
+def test_no_other_status_can_be_asked_for(client: Client, hello: Script, status: Any) -> None:
+    assert fields_of(error_of(client.put("/scripts/hello", json={"status": status}), 400, "VALIDATION_FAILED"))
+    assert Script.get().status == "active"
+
+
+def test_the_type_follows_what_starts_the_script(client: Client, hello: Script) -> None:
+    for change, type_ in (({"schedule": "daily"}, "scheduled"), ({"schedule": ""}, "oneoff"),
+                          ({"triggers": {"http": {"path": "/x", "auth": "member"}}}, "http"),
+                          ({"triggers": {"events": [{"pattern": "a.b"}]}}, "event"), ({"triggers": {}}, "oneoff")):
+        assert client.put("/scripts/hello", json=change).status_code == 200
+        assert Script.get().type == type_
+
+
+def test_a_limit_in_these_units_replaces_the_consoles(client: Client, hello: Script, services: Services) -> None:
+    limits = {"timeout_ms": 1_500, "memory_bytes": 300 * 2**20, "output_bytes": 2048}
+    scripts.update(services, hello, scripts.Change(limits=limits))
+    services.database.close()
+    shown = client.get("/scripts/hello").json
+    assert shown is not None and (shown["timeout_seconds"], shown["memory_mb"]) == (5, 364)
+    client.put("/scripts/hello", json={"display_name": "New"})
+    assert Script.get().limits == limits
+    client.put("/scripts/hello", json={"timeout_seconds": 60, "memory_mb": 512})
+    assert Script.get().limits == {"output_bytes": 2048}
+
+
+def test_five_fields_need_their_word(client: Client, hello: Script) -> None:
+    assert client.put("/scripts/hello", json={"schedule": "crontab(0 9 * * 1-5)"}).status_code == 200
+    shown = client.get("/scripts/hello").json
+    assert shown is not None and shown["schedule"] == "crontab(0 9 * * 1-5)"
+    for bare in ("0 9 * * 1-5", "cron(0 9 * * 1-5)", "crontab(0 9 * * ? *)"):
+        error = error_of(client.put("/scripts/hello", json={"schedule": bare}), 400, "VALIDATION_FAILED")
+        assert fields_of(error) == {"schedule"}
+
+
+def test_a_name_that_may_not_repeat_is_refused_as_a_conflict(client: Client, hello: Script, services: Services,
+                                                             alice: Tenant) -> None:
+    new = scripts.NewScript(None, "Report", "nodejs20", factories.SOURCE, unique_name=True)
+    scripts.create(services, alice.id, new)
+    other = scripts.create(services, alice.id, scripts.NewScript(None, "Other", "nodejs20", factories.SOURCE,
+                                                                 unique_name=True))  # fmt: skip
+    services.database.close()
+    error_of(client.put(f"/scripts/{other.slug}", json={"display_name": "REPORT"}), 409, "CONFLICT")
+    assert client.put("/scripts/hello", json={"display_name": "Report"}).status_code == 200

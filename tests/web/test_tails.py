@@ -13,7 +13,7 @@ from millrace.services import Services
 from tests import factories
 from tests.factories import Tenant
 from tests.web.conftest import API, Client, error_of, fields_of
-from web.scripting import tails
+from web import tails
 
 
 def events(response: TestResponse) -> Iterator[tuple[str, str | None, Any]]:

@@ -8,6 +8,7 @@ import pytest
 import millrace.database
 from millrace import ids, vault
 from millrace.bus import MemoryBus
+from millrace.cache import MemoryCache
 from millrace.dispatch import MemoryQueue
 from millrace.services import Services
 from millrace.settings import Settings
@@ -32,6 +33,7 @@ def local(database: peewee.Database) -> Services:
         objects=FlakyObjects(),
         queue=MemoryQueue(),
         bus=MemoryBus(),
+        cache=MemoryCache(ids.now_ms),
         keyring=vault.Keyring.parse(key),
         clock=ids.now_ms,
         new_id=ids.new_id,

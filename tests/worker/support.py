@@ -17,6 +17,7 @@ from sandbox.job import Abandoned, Job, Kind, LogLine, Outcome, ScriptError, Sin
 from worker.executor import Executor
 from worker.keeper import Keeper
 from worker.runlog import Shipper
+from worker.sdk import DatabaseSession
 
 WORKSPACE = "acme"
 HELLO = b"exports.handler = async (payload) => ({hello: payload.name});"
@@ -158,6 +159,13 @@ def until_cancelled(job: Job, sink: Sink, cancel: threading.Event) -> Outcome:
     return outcome(Kind.CANCELLED, message="The run was cancelled")
 
 
+class NoDatabases:
+    """For runs that ask no data source."""
+
+    def session(self, workspace_id: str) -> DatabaseSession:
+        raise AssertionError("somebody asked for a data source")
+
+
 @contextmanager
 def worker_on(services: Services, jails: Any, **options: Any) -> Iterator[Executor]:
     """An executor with its threads, quick to try again; `lease_ms`, `renew_s`, `look_s` are the keeper's."""
@@ -166,7 +174,8 @@ def worker_on(services: Services, jails: Any, **options: Any) -> Iterator[Execut
     shipper = Shipper()
     pauses: dict[str, Sequence[float]] = {"begin_pauses": (0.01, 0.01), "record_pauses": (0.01, 0.05, 0.1)}
     try:
-        yield Executor(services, jails, keeper, shipper, **(pauses | options))
+        databases = options.pop("databases", NoDatabases())
+        yield Executor(services, jails, keeper, shipper, databases, **(pauses | options))
     finally:
         keeper.close()
         shipper.close()

@@ -19,7 +19,8 @@ SECRET = "s3cr3t/va+lue"
     ("kind", "said", "status", "code", "error"),
     [
         (Kind.EXCEPTION, ("TypeError", "x is no object"), "failed", "SCRIPT_ERROR", "TypeError: x is no object"),
-        (Kind.TIMEOUT, ("TimeLimit", "-"), "timed_out", "TIMED_OUT", "Timed out after 30 s."),
+        (Kind.TIMEOUT, ("TimeLimit", "-"), "timed_out", "TIMED_OUT",
+         "The run took longer than its time limit of 30 s."),
         (Kind.MEMORY, ("MemoryLimit", "-"), "failed", "OUT_OF_MEMORY",
          "Out of memory: the script needs more than its limit of 256 MB."),
         (Kind.KILLED, ("Killed", "killed by SIGKILL"), "failed", "KILLED", "killed by SIGKILL"),

@@ -11,10 +11,12 @@ import pytest
 from playhouse.pool import MaxConnectionsExceeded
 
 from millrace import artifacts, events, removal, runs, scripts, secrets
+from millrace.cache import Namespace
 from millrace.dispatch import MemoryQueue
-from millrace.models import Artifact, Event, Run, Secret
+from millrace.models import Artifact, Event, Run, Script, Secret
+from millrace.models import Schedule as ScheduleRow
 from millrace.services import Services
-from sandbox.job import CallRefused, Job, Kind, LogLine, Outcome, SandboxUnavailable, Sink
+from sandbox.job import CallRefused, Job, Kind, LogLine, Outcome, Pending, SandboxUnavailable, Sink
 from tests.worker.support import (
     FakeJails,
     FlakyObjects,
@@ -66,7 +68,56 @@ def test_the_job_has_all_that_the_handler_needs(local: Services) -> None:
     assert job.context == {
         "runId": run.id, "workspaceId": "acme", "scriptUuid": script.uuid, "scriptId": "hello", "scriptVersion": 1,
         "attempt": 1, "trigger": {"type": "api", "event": "e-1"},
+        "sdk": {
+            "tenantId": "acme", "userId": None, "organizationId": None, "scriptId": script.uuid,
+            "executionId": run.id, "trigger": {"type": "api", "eventType": None, "cronExpression": None},
+        },
     }  # fmt: skip
+
+
+def sdk_context(services: Services, script: Script, payload: Any = None, **values: Any) -> dict[str, Any]:
+    """What the SDK's context tells of one run."""
+    jails = FakeJails()
+    order = runs.Order(workspace="acme", script=script.uuid, payload=payload, **values)
+    carry(services, jails, runs.submit(services, order).run)
+    told: dict[str, Any] = jails.jobs[0].context["sdk"]
+    return told
+
+
+def test_the_sdk_tells_who_started_the_run_and_what_did(local: Services) -> None:
+    script = new_script(local)
+    ScheduleRow.create(script=script.uuid, expression="cron(0 9 * * ? *)", anchor_at=0)
+    types = {}
+    for trigger in ("api", "manual", "http", "event", "schedule", "batch"):
+        told = sdk_context(local, script, {"name": "order.made"}, trigger=trigger, user_id=7)
+        assert told["userId"] == 7
+        types[trigger] = told["trigger"]
+    nothing = {"eventType": None, "cronExpression": None}
+    assert types == {
+        "api": {"type": "api", **nothing},
+        "manual": {"type": "manual", **nothing},
+        "http": {"type": "http", **nothing},
+        "event": {"type": "event", "eventType": "order.made", "cronExpression": None},
+        "schedule": {"type": "cron", "eventType": None, "cronExpression": "cron(0 9 * * ? *)"},
+        "batch": {"type": "api", **nothing},
+    }
+
+
+@pytest.mark.parametrize("payload", [None, [], "text", {"name": 5}, {"name": None}, [[[]]] * 9])
+def test_an_event_without_a_name_has_no_type(local: Services, payload: Any) -> None:
+    assert sdk_context(local, new_script(local), payload, trigger="event")["trigger"]["eventType"] is None
+
+
+def test_the_finer_limits_of_a_script_are_its_jobs(local: Services) -> None:
+    script = new_script(local, memory_mb=512, timeout_seconds=7)
+    jails = FakeJails()
+    carry(local, jails, submit(local, script))
+    script.limits = {"timeout_ms": 1500, "memory_bytes": 100 * 2**20 + 1, "output_bytes": 2000}
+    script.save(only=["limits"])
+    carry(local, jails, submit(local, script))
+    plain, finer = (job.limits for job in jails.jobs)
+    assert (plain.timeout_ms, plain.memory_mb, plain.runtime_mb, plain.result_bytes) == (7000, 512, 0, 6 * 2**20)
+    assert (finer.timeout_ms, finer.memory_mb, finer.runtime_mb, finer.result_bytes) == (1500, 64 + 101, 64, 2000)
 
 
 def test_null_and_empty_lists_of_hosts_are_not_the_same(local: Services) -> None:
@@ -489,15 +540,45 @@ def test_a_script_that_is_deleted_while_it_runs_leaves_nothing_behind(local: Ser
     def behave(job: Job, sink: Sink, cancel: threading.Event) -> Outcome:
         removal.delete(local, scripts.find("acme", "hello"))
         sink.on_log([LogLine(1, "INFO", "too late")])
+        sink.on_call("cache.set", {"key": "too late", "value": 1})
         return Outcome(Kind.SUCCEEDED, b'"' + b"y" * 100_000 + b'"')
 
     with worker_on(local, FakeJails(behave), look_s=60) as executor:
         executor.execute(run.id, 1)
     assert Run.get_or_none(Run.id == run.id) is None
     assert local.objects.list("") == []
+    assert not local.cache.exists(Namespace("acme", run.script_id), "too late")
 
 
 # What a script may ask for
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_run_has_open_in_data_sources_is_closed_before_it_is_recorded(local: Services, fails: bool) -> None:
+    seen: list[str] = []
+    run = submit(local, new_script(local))
+
+    class Sources:
+        def session(self, workspace_id: str) -> "Sources":
+            seen.append(workspace_id)
+            return self
+
+        def call(self, method: str, params: dict[str, Any]) -> Pending:
+            return Pending()
+
+        def close(self) -> None:
+            seen.append(reload(run).status)
+
+    def behave(job: Job, sink: Sink, cancel: threading.Event) -> Outcome:
+        assert isinstance(sink.on_call("db.begin", {}), Pending)
+        if fails:
+            raise unavailable(reached=True)
+        return outcome()
+
+    done = carry(local, FakeJails(behave), run, databases=Sources())
+    assert seen == ["acme", "running"]
+    assert done.status == ("failed" if fails else "succeeded")
+    assert done.usage["api_calls"] == 1
 
 
 def asking(step: Callable[[Sink], object]) -> tuple[FakeJails, list[object]]:
@@ -553,7 +634,7 @@ def test_a_call_that_breaks_a_rule_is_refused_in_words(
 
 
 def test_a_run_publishes_a_thousand_events_at_most(local: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.session.MAX_PUBLISHED", 3)
+    monkeypatch.setattr("worker.sdk.MAX_PUBLISHED", 3)
 
     def publish(sink: Sink) -> None:
         for _ in range(4):
@@ -722,6 +803,7 @@ def test_a_run_that_was_lost_because_its_script_is_gone_leaves_nothing_behind(lo
         sink.on_artifact("report.csv", "text/csv", b"a")
         removal.delete(local, scripts.find("acme", "hello"))
         sink.on_log([LogLine(1, "INFO", "too late")])
+        sink.on_call("cache.set", {"key": "too late", "value": 1})
         eventually(lambda: local.objects.list("logs/") != [])
         return until_cancelled(job, sink, cancel)
 

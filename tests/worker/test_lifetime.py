@@ -16,7 +16,16 @@ from millrace.models import Run
 from millrace.services import Services
 from millrace.wiring import Wired
 from sandbox.job import Job, Outcome, Sink
-from tests.worker.support import FakeJails, eventually, new_script, outcome, reload, submit, until_cancelled
+from tests.worker.support import (
+    FakeJails,
+    NoDatabases,
+    eventually,
+    new_script,
+    outcome,
+    reload,
+    submit,
+    until_cancelled,
+)
 from worker import actors
 from worker.executor import Executor
 from worker.keeper import Keeper
@@ -40,7 +49,7 @@ def start(wired: Wired) -> Iterator[Starter]:
     @contextmanager
     def started(jails: FakeJails, *, threads: int = 2, grace_s: float = 10.0) -> Iterator[Worker]:
         keeper, shipper = Keeper(wired.services, worker="test-worker"), Shipper()
-        executor = Executor(wired.services, jails, keeper, shipper)
+        executor = Executor(wired.services, jails, keeper, shipper, NoDatabases())
         wired.broker.add_middleware(AroundMessages(wired.services))
         wired.broker.add_middleware(Lifetime(executor, keeper, shipper, grace_s=grace_s))
         actors.declare(wired.broker, executor)

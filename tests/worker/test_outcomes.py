@@ -19,6 +19,7 @@ from hypothesis.strategies import booleans, integers, sampled_from
 import millrace.database
 from millrace import repair, runs, vault
 from millrace.bus import MemoryBus
+from millrace.cache import MemoryCache
 from millrace.dispatch import MemoryQueue
 from millrace.errors import Conflict
 from millrace.models import Run
@@ -48,7 +49,8 @@ class OneRun(RuleBasedStateMachine):
         key = vault.new_master_key()
         self.services = Services(
             Settings.from_env({}), self.database, MemoryObjects(), MemoryQueue(), self.bus,
-            vault.Keyring.parse(key), clock=lambda: self.now, new_id=self._ids().__next__,
+            MemoryCache(lambda: self.now), vault.Keyring.parse(key), clock=lambda: self.now,
+            new_id=self._ids().__next__,
         )  # fmt: skip
         self.believes: dict[str, int] = {}  # worker: the attempt that it thinks it holds
         self.claimed: list[int] = []

@@ -220,7 +220,9 @@ def test_every_way_to_fail_has_its_own_code_and_words(
 def test_a_script_that_takes_too_long_times_out_and_keeps_its_log(services: Services, executor: Executor) -> None:
     source = "exports.handler = async () => { console.log('before'); for (;;) {} }"
     done = carry(services, executor, source, timeout_seconds=5)
-    assert (done.status, done.error_code, done.error) == ("timed_out", "TIMED_OUT", "Timed out after 5 s.")
+    assert (done.status, done.error_code, done.error) == (
+        "timed_out", "TIMED_OUT", "The run took longer than its time limit of 5 s."
+    )  # fmt: skip
     assert "before" in log_text(services, done)
     assert done.duration_ms >= 5000
 
@@ -230,6 +232,116 @@ def test_a_script_that_takes_too_much_memory_says_how_much_it_had(services: Serv
     done = carry(services, executor, source, memory_mb=128)
     assert (done.status, done.error_code) == ("failed", "OUT_OF_MEMORY")
     assert done.error == "Out of memory: the script needs more than its limit of 128 MB."
+
+
+def limited(services: Services, executor: Executor, source: str, payload: object = None, **limits: int) -> Run:
+    """A script with finer limits, run once."""
+    script = new_script(services, source.encode())
+    script.limits = limits
+    script.save(only=["limits"])
+    run = submit(services, script, payload)
+    executor.execute(run.id, 1)
+    return reload(run)
+
+
+def test_a_finer_limit_of_time_ends_the_run_and_is_named(services: Services, executor: Executor) -> None:
+    done = limited(services, executor, "exports.handler = async () => { for (;;) {} }", timeout_ms=1500)
+    assert (done.status, done.error) == ("timed_out", "The run took longer than its time limit of 1.5 s.")
+    assert done.duration_ms >= 1500
+
+
+def test_a_limit_of_the_scripts_own_memory_leaves_the_runtime_out_and_is_named(
+    services: Services, executor: Executor
+) -> None:
+    source = "exports.handler = async (mb) => Buffer.alloc(mb << 20, 1).length"
+    fits = limited(services, executor, source, 20, memory_bytes=32 * 2**20)
+    assert (fits.status, fits.result) == ("succeeded", str(20 << 20))
+    source = "exports.handler = async () => { const a = []; for (;;) a.push(Buffer.alloc(1 << 20, 1)) }"
+    run = submit(services, new_script(services, source.encode(), slug="hungry", memory_mb=512))
+    run.script.limits = {"memory_bytes": 32 * 2**20}
+    run.script.save(only=["limits"])
+    executor.execute(run.id, 1)
+    assert reload(run).error == "Out of memory: the script needs more than its limit of 32 MB."
+
+
+def test_a_limit_of_output_fails_the_run_and_is_named(services: Services, executor: Executor) -> None:
+    source = "exports.handler = async (n) => 'x'.repeat(n)"
+    done = limited(services, executor, source, 1023, output_bytes=1024)
+    assert (done.status, done.error_code) == ("failed", "RESULT_TOO_LARGE")
+    assert done.error == "The result is 1025 bytes; at most 1024 are allowed"
+    run = submit(services, done.script, 1022)
+    executor.execute(run.id, 1)
+    assert reload(run).status == "succeeded"
+
+
+def test_a_limit_of_api_calls_refuses_the_next_and_is_named(services: Services, executor: Executor) -> None:
+    source = """exports.handler = async () => {
+        const codes = [];
+        for (let n = 0; n < 3; n += 1) {
+            try { await sdk.http.get('http://10.0.0.1/'); } catch (error) { codes.push(error) }
+        }
+        return codes.map((error) => [error.code, error.message, error.retryAfterMs > 25000]) }"""
+    done = limited(services, executor, source, api_calls_per_minute=2)
+    one, two, three = json.loads(done.result)
+    assert "RATE_LIMITED" not in (one[0], two[0])
+    assert three[0] == "RATE_LIMITED" and three[2]
+    assert three[1].startswith("Rate limit exceeded: at most 2 sdk.http requests a minute; try again in ")
+    assert done.usage["api_calls"] == 2
+
+
+def test_the_sdk_works_from_the_script_to_the_stores(services: Services, executor: Executor) -> None:
+    source = """exports.handler = async (payload) => {
+        const { tenantId, userId, scriptId, executionId, trigger, input } = context;
+        const first = await sdk.cache.get('seen');
+        await sdk.cache.set('seen', { by: executionId }, 60);
+        const count = await sdk.cache.increment('count', 5);
+        let wrong;
+        try { await sdk.cache.increment('seen') } catch (error) { wrong = [error.code, error.message] }
+        await events.publish('shop.order.made', { n: 1 });
+        return { tenantId, userId, scriptId, executionId, type: trigger.type, input, first, count, wrong } }"""
+    script = new_script(services, source.encode())
+    runs_done = []
+    for _ in range(2):
+        run = submit(services, script, {"n": 1}, user_id=7)
+        executor.execute(run.id, 1)
+        runs_done.append(reload(run))
+    one, two = (json.loads(each.result or f'"{each.error}"') for each in runs_done)
+    assert one == {
+        "tenantId": "acme", "userId": 7, "scriptId": script.uuid, "executionId": runs_done[0].id, "type": "api",
+        "input": {"n": 1}, "first": None, "count": 5,
+        "wrong": ["INVALID_ARGUMENT", "What is cached under 'seen' is not a whole number of 64 bits."],
+    }  # fmt: skip
+    assert (two["first"], two["count"]) == ({"by": runs_done[0].id}, 10)
+    assert {event.name for event in Event.select()} == {"shop.order.made"}
+    assert (runs_done[0].usage["cache_calls"], runs_done[0].usage["events_published"]) == (3, 1)
+    assert "api_calls" not in runs_done[0].usage
+
+
+@pytest.mark.parametrize("runtime", ["nodejs20", *sorted(n for n in runtimes.load_all() if n.startswith("python"))[:1]])
+def test_the_sdk_has_a_rate_of_events_and_the_older_publish_has_none(
+    services: Services, executor: Executor, runtime: str
+) -> None:
+    javascript = """exports.handler = async (payload, { publish }) => {
+        for (let n = 0; n < 30; n += 1) await events.publish('shop.order.made');
+        let refused;
+        try { for (;;) await events.publish('shop.order.made') } catch (error) { refused = error }
+        await publish('shop.order.made');
+        return [refused.code, refused.message.slice(0, 66)] }"""
+    python = """def handler(payload, context_):
+        for n in range(30):
+            events.publish('shop.order.made')
+        try:
+            for n in range(30):
+                events.publish('shop.order.made')
+        except Exception as error:
+            refused = [error.code, str(error)[:66]]
+        context_.publish('shop.order.made')
+        return refused"""
+    source = python if runtimes.named(runtime).language == "python" else javascript
+    done = carry(services, executor, source, runtime=runtime)
+    words = "Rate limit exceeded: at most 30 events.publish events a minute; tr"
+    assert (done.error, json.loads(done.result or "null")) == (None, ["RATE_LIMITED", words])
+    assert done.usage["events_published"] >= 31
 
 
 def test_a_busy_handler_is_cancelled_and_its_process_gone_within_a_second(

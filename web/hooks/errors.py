@@ -11,6 +11,7 @@ from millrace import database
 from millrace.errors import (
     Denied,
     DomainError,
+    Forbidden,
     Invalid,
     NotFound,
     NotReady,
@@ -26,10 +27,10 @@ RUN_ID = "Millrace-Run-Id"
 
 log = logging.getLogger(__name__)
 
-_NOTHING_HERE = "There is no such hook."
 _DOMAIN: dict[type[DomainError], tuple[HTTPStatus, str]] = {
     Invalid: (HTTPStatus.BAD_REQUEST, "INVALID_BODY"),
     Denied: (HTTPStatus.UNAUTHORIZED, "UNAUTHORIZED"),
+    Forbidden: (HTTPStatus.FORBIDDEN, "FORBIDDEN"),
     NotFound: (HTTPStatus.NOT_FOUND, "NOT_FOUND"),
     TooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "TOO_LARGE"),
     TooMany: (HTTPStatus.TOO_MANY_REQUESTS, "RATE_LIMITED"),
@@ -37,17 +38,25 @@ _DOMAIN: dict[type[DomainError], tuple[HTTPStatus, str]] = {
 }
 
 
-def install(blueprint: Blueprint) -> None:
-    """Answer every error of these views in this shape."""
-    blueprint.register_error_handler(DomainError, _domain)
+def install(blueprint: Blueprint, *, nothing_here: str, challenge: str) -> None:
+    """Answer every error of these views in this shape.
+
+    `nothing_here` are the words for an unknown workspace, an unknown path and a script that is not active, which must
+    not differ; `challenge` names how callers prove who they are.
+    """
+
+    def domain(error: DomainError) -> Response:
+        if isinstance(error, Unprocessable):  # the script became inactive between the look and the start
+            error = NotFound(nothing_here)
+        response = _domain(error)
+        if isinstance(error, Denied):
+            response.headers["WWW-Authenticate"] = challenge
+        return response
+
+    blueprint.register_error_handler(DomainError, domain)
     blueprint.register_error_handler(BadRequest, _bad_request)
     for kind in (Unavailable, *database.UNREACHABLE):
         blueprint.register_error_handler(kind, _unavailable)
-
-
-def nothing_here() -> NotFound:
-    """The one answer for an unknown workspace, an unknown path and a script that is not active."""
-    return NotFound(_NOTHING_HERE)
 
 
 def refusal(status: HTTPStatus, code: str, message: str, run_id: str | None = None) -> Response:
@@ -72,16 +81,14 @@ def method_not_allowed(allowed: list[str]) -> Response:
 
 
 def _domain(error: DomainError) -> Response:
-    if isinstance(error, Unprocessable):  # the script became inactive between the look and the start
-        return _domain(nothing_here())
     status, code = _DOMAIN[type(error)]
+    if isinstance(error, Invalid) and error.field != "body":
+        code = "BAD_REQUEST"
     response = refusal(status, code, error.message)
     if isinstance(error, TooMany):
         response.headers["Retry-After"] = str(error.retry_after)
     elif isinstance(error, NotReady):
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
-    elif isinstance(error, Denied):
-        response.headers["WWW-Authenticate"] = "Millrace-Hook"
     return response
 
 

@@ -15,9 +15,21 @@ from web import strict_json
 
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
-# What proves the sender of a hook with a key: the script has no use for it, and payloads are kept.
-_KEY_HEADERS = ("authorization", "x-api-key", "x-webhook-key")
-_KEY_PARAMETER = "key"
+# A browser sends the console's cookie to all of this origin, and it opens the console.
+_NEVER_SHOWN = frozenset({"cookie", "proxy-authorization"})
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What proves who sends a request: the script has no use for it, and payloads are kept."""
+
+    headers: frozenset[str] = frozenset()
+    parameters: frozenset[str] = frozenset()
+
+
+NO_PROOF = Proof()
+KEY = Proof(frozenset({"authorization", "x-api-key", "x-webhook-key"}), frozenset({"key"}))
+MEMBER = Proof(frozenset({"authorization", "account-id", "x-csrf-token"}))
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,8000}")
@@ -32,6 +44,7 @@ _WITHHELD = frozenset({
     # What would hold for the console and for other tenants' hooks too, since all share one origin.
     "set-cookie", "set-cookie2", "clear-site-data", "strict-transport-security", "public-key-pins", "alt-svc",
     "service-worker-allowed", "nel", "report-to", "reporting-endpoints", "origin-agent-cluster",
+    "access-control-allow-credentials",
     # Ours.
     "millrace-run-id", "idempotent-replayed", "x-request-id", "x-content-type-options",
 })  # fmt: skip
@@ -46,16 +59,14 @@ class BadAnswer(Exception):
     """The script's result asks for an answer that HTTP does not have; says which part and why."""
 
 
-def payload(request: Request, path: str, raw: bytes, *, with_key: bool) -> dict[str, Any]:
-    """What the script gets. `with_key`: the sender is proved by a key, which is left out.
+def payload(request: Request, path: str, raw: bytes, proof: Proof) -> dict[str, Any]:
+    """What the script gets, without the proof of who sends it.
 
     Raises Invalid when the content type says JSON and the body is none.
     """
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    query = dict(request.args.lists())
-    if with_key:
-        headers = {name: value for name, value in headers.items() if name not in _KEY_HEADERS}
-        query.pop(_KEY_PARAMETER, None)
+    hidden = proof.headers | _NEVER_SHOWN
+    headers = {name.lower(): value for name, value in request.headers.items() if name.lower() not in hidden}
+    query = {name: values for name, values in request.args.lists() if name not in proof.parameters}
     try:
         text, encoded = raw.decode("utf-8"), False
     except UnicodeDecodeError:
@@ -96,14 +107,16 @@ class Answer:
     body: bytes
 
 
-def answer(result: str) -> Response:
+def answer(result: str, *, plain_status: bool = False) -> Response:
     """A script's result, as JSON text, as an HTTP response. Raises BadAnswer.
 
     An object with an integer `statusCode` from 100 to 599 is the answer itself: with `headers` (a value, or a
     list of values, for each name) and `body` (a text, base64 when `isBase64Encoded`, or any JSON). Anything
-    else is the body of a 200.
+    else is the body of a 200. With `plain_status` so is one of `status`, `headers` and `body` and nothing else.
     """
-    value = json.loads(result) if '"statusCode"' in result else None
+    value = json.loads(result) if '"statusCode"' in result or (plain_status and '"status"' in result) else None
+    if plain_status and isinstance(value, dict) and _is_plain(value):
+        value = {"statusCode": value["status"], **value}
     if isinstance(value, dict) and _is_status(value.get("statusCode")):
         made = _own(value)
     else:
@@ -115,6 +128,11 @@ def answer(result: str) -> Response:
         response.headers.add(name, text)
     response.headers.add("Content-Security-Policy", SANDBOX)  # besides the script's own: all of them hold
     return response
+
+
+def _is_plain(value: Mapping[str, Any]) -> bool:
+    # With one of the others at least: {"status": 200} may be what a script found out about something else.
+    return "status" in value and len(value) > 1 and value.keys() <= {"status", "headers", "body", "isBase64Encoded"}
 
 
 def _is_status(value: Any) -> bool:

@@ -7,8 +7,8 @@ from flask import request
 
 from millrace import batches, runs
 from millrace.models import Batch, Script
-from web import wire
-from web.scripting import PREFIX, cursors, lookup, schemas, words
+from web import cursors, wire
+from web.scripting import PREFIX, lookup, schemas, words
 from web.scripting.runs import REPLAYED, page_shown
 
 blueprint = wire.Blueprint("Batches", __name__, url_prefix=PREFIX, description="Many runs of a script at once.")

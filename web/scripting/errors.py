@@ -12,6 +12,7 @@ from millrace.errors import (
     Conflict,
     Denied,
     DomainError,
+    Forbidden,
     Invalid,
     NotFound,
     NotReady,
@@ -29,6 +30,7 @@ UNAVAILABLE = "UNAVAILABLE"
 _DOMAIN: dict[type[DomainError], tuple[HTTPStatus, str]] = {
     Invalid: (HTTPStatus.BAD_REQUEST, "VALIDATION_FAILED"),
     Denied: (HTTPStatus.UNAUTHORIZED, "UNAUTHORIZED"),
+    Forbidden: (HTTPStatus.FORBIDDEN, "FORBIDDEN"),
     NotFound: (HTTPStatus.NOT_FOUND, "NOT_FOUND"),
     Conflict: (HTTPStatus.CONFLICT, "CONFLICT"),
     TooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "TOO_LARGE"),

@@ -5,8 +5,8 @@ from typing import Any
 
 from millrace import events, history
 from millrace.models import Event
-from web import wire
-from web.scripting import PREFIX, cursors, schemas, words
+from web import cursors, wire
+from web.scripting import PREFIX, schemas, words
 
 blueprint = wire.Blueprint("Events", __name__, url_prefix=PREFIX, description="Facts that start the scripts that "
                            "subscribed to them.")  # fmt: skip

@@ -4,8 +4,8 @@ from http import HTTPStatus
 from typing import Any
 
 from millrace import audit, limits
-from web import wire
-from web.scripting import PREFIX, cursors, schemas, words
+from web import cursors, wire
+from web.scripting import PREFIX, schemas, words
 
 blueprint = wire.Blueprint("Limits", __name__, url_prefix=PREFIX, description="What a workspace may use, and its "
                            "audit trail.")  # fmt: skip

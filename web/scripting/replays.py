@@ -8,8 +8,8 @@ from flask import request
 from millrace import deadletters, logs, replays
 from millrace.models import Attempt, DeadLetter, Run
 from millrace.models.run import FINAL, QUEUED
-from web import wire
-from web.scripting import PREFIX, cursors, lookup, schemas, words
+from web import cursors, wire
+from web.scripting import PREFIX, lookup, schemas, words
 from web.scripting.runs import URL_LIFETIME_S, wanted
 
 blueprint = wire.Blueprint("Retries", __name__, url_prefix=PREFIX, description="Attempts, replays and dead letters.")

@@ -12,8 +12,8 @@ from millrace.errors import NotFound, Unavailable
 from millrace.models import Run, Script
 from millrace.models.run import FINAL, NOT_YET, QUEUED, SUCCEEDED
 from millrace.paging import Position
-from web import wire
-from web.scripting import PREFIX, cursors, errors, lookup, schemas, tails, words
+from web import cursors, tails, wire
+from web.scripting import PREFIX, errors, lookup, schemas, words
 
 blueprint = wire.Blueprint("Runs", __name__, url_prefix=PREFIX, description="Executions of scripts.")
 
@@ -260,7 +260,7 @@ def stream_logs(headers: dict[str, Any], script_id: str, run_id: str) -> Respons
     `{"status"}`. `Last-Event-ID` goes on after that seq. A comment every few seconds keeps the connection alive.
     """
     _, run = lookup.run(script_id, run_id)
-    return tails.response(run, after=headers.get("last_event_id", 0))
+    return tails.response(run, headers.get("last_event_id", 0), words.status)
 
 
 @blueprint.route("/scripts/<script_id>/runs/<run_id>/artifacts")

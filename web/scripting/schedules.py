@@ -6,8 +6,8 @@ from typing import Any
 
 from millrace import backfills, schedules
 from millrace.models import Firing, Schedule, Script
-from web import wire
-from web.scripting import PREFIX, cursors, lookup, schemas, words
+from web import cursors, wire
+from web.scripting import PREFIX, lookup, schemas, words
 
 blueprint = wire.Blueprint("Schedules", __name__, url_prefix=PREFIX, description="When scripts run by themselves.")
 

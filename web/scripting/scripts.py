@@ -7,11 +7,10 @@ from typing import Any
 from flask import Response
 
 from millrace import checks, languages, overview, removal, runtimes, scripts
-from millrace.errors import Detail, Invalid
-from millrace.models import Runtime, Script
+from millrace.models import Script
 from millrace.triggers import EventTrigger, HttpTrigger, Triggers
-from web import wire
-from web.scripting import PREFIX, cursors, lookup, schedules, schemas, words
+from web import cursors, sources, wire
+from web.scripting import PREFIX, lookup, schedules, schemas, words
 
 blueprint = wire.Blueprint("Scripts", __name__, url_prefix=PREFIX, description="Code with its configuration.")
 
@@ -23,8 +22,8 @@ _CONFLICTS = (
 )
 # What a request and a script's row call by the same name.
 _COLUMNS = (
-    "display_name", "description", "entry_point", "memory_mb", "timeout_seconds", "status", "isolation",
-    "max_concurrent_runs", "egress_hosts", "tags", "retry", "concurrency", "callback_url",
+    "display_name", "description", "entry_point", "memory_mb", "timeout_seconds", "isolation", "max_concurrent_runs",
+    "egress_hosts", "tags", "retry", "concurrency", "callback_url",
 )  # fmt: skip
 
 
@@ -41,7 +40,7 @@ def create_script(body: dict[str, Any]) -> dict[str, Any]:
     wire.note(script=body["id"])
     runtime = runtimes.choose(body["runtime"])
     source = checks.decode_content(body["script_content"], body["script_hash"])
-    _check(source, runtime, body.get("entry_point") or languages.of(runtime.name).entry_point)
+    sources.check(source, runtime, body.get("entry_point") or languages.of(runtime.name).entry_point)
     names = (*_COLUMNS, "runtime", "time_zone", "schedule_policy", "secrets", "callback_secret")
     given = {name: body[name] for name in names if name in body}
     new = scripts.NewScript(
@@ -78,7 +77,7 @@ def get_script(script_id: str) -> dict[str, Any]:
 @blueprint.route("/scripts/<script_id>", methods=["PUT"])
 @blueprint.arguments(schemas.ScriptUpdate)
 @blueprint.response(HTTPStatus.OK, schemas.Script)
-@blueprint.refuses(*_CONFLICTS)
+@blueprint.refuses(*_CONFLICTS, HTTPStatus.UNPROCESSABLE_ENTITY)
 def update_script(body: dict[str, Any], script_id: str) -> dict[str, Any]:
     """Change a script
 
@@ -86,8 +85,11 @@ def update_script(body: dict[str, Any], script_id: str) -> dict[str, Any]:
     removes the schedule, `secrets` replaces all secrets, `triggers` replaces all triggers.
     """
     script = lookup.script(script_id)
+    columns = {name: body[name] for name in _COLUMNS if name in body}
+    if "status" in body:
+        columns["status"] = words.wanted_script_status(script, body["status"])
     change = scripts.Change(
-        columns={name: body[name] for name in _COLUMNS if name in body},
+        columns=columns,
         source=_changed_source(script, body),
         schedule=(body["schedule"] or "") if "schedule" in body else None,
         time_zone=body.get("time_zone"),
@@ -110,11 +112,11 @@ def _changed_source(script: Script, body: Mapping[str, Any]) -> bytes | None:
     entry_point = body.get("entry_point", script.entry_point)
     if "script_content" in body:
         source = checks.decode_content(body["script_content"], body["script_hash"])
-        _check(source, runtimes.choose(script.runtime), entry_point)
+        sources.check(source, runtimes.choose(script.runtime), entry_point)
         return source
     if entry_point != script.entry_point:
         stored = scripts.source(wire.services(), scripts.version(script, script.version))
-        _check(stored, runtimes.choose(script.runtime), entry_point)
+        sources.check(stored, runtimes.choose(script.runtime), entry_point, or_body=True)
     return None
 
 
@@ -179,29 +181,8 @@ def roll_back(body: dict[str, Any], script_id: str) -> dict[str, Any]:
     """
     script = lookup.script(script_id)
     old = scripts.source(wire.services(), scripts.version(script, body["version"]))
-    _check(old, runtimes.choose(script.runtime), script.entry_point)
+    sources.check(old, runtimes.choose(script.runtime), script.entry_point, or_body=True)
     return shown(overview.of(scripts.rollback(wire.services(), script, body["version"])))
-
-
-def _check(source: bytes, runtime: Runtime, entry_point: str) -> None:
-    """Raises Invalid with every finding, and TooMany when too many large sources are being checked."""
-    language = languages.of(runtime.name).name
-    findings = wire.process().checker.check(
-        source, runtime=runtime.name, language=language, entry_point=checks.entry_name(entry_point, language),
-        modules=runtimes.modules(runtime),
-    )  # fmt: skip
-    if not findings:
-        return
-    first = findings[0]
-    more = f" ({len(findings) - 1} more in details)" if len(findings) > 1 else ""
-    raise Invalid(
-        f"script_content, line {first.line}, column {first.column}: {first.message}{more}",
-        details=[
-            Detail("entry_point" if each.rule == "entry-point" else "script_content", each.message,
-                   line=each.line, column=each.column, rule=each.rule)
-            for each in findings
-        ],
-    )  # fmt: skip
 
 
 def _triggers(given: Mapping[str, Any]) -> Triggers:
@@ -233,5 +214,6 @@ def shown(of: overview.Overview) -> dict[str, Any]:
         "created_at": words.time(script.created_at),
         "updated_at": words.time(script.updated_at),
         **{name: getattr(script, name) for name in _COLUMNS},
+        "status": words.script_status(script.status),
         "description": script.description or "",
     }

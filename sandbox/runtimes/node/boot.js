@@ -22,10 +22,10 @@ function own(name) {
   if (!name.startsWith('./')) return require(name);
   if (!loaded.has(name)) {
     const module = { exports: {} };
-    loaded.set(name, module);
     const filename = `${__dirname}/${name.slice(2)}`;
     const body = compileFunction(fs.readFileSync(filename, 'utf8'), ['exports', 'require', 'module'], { filename });
     body(module.exports, own, module);
+    loaded.set(name, module); // last, since a script may ask where there is no stack left to load it
   }
   return loaded.get(name).exports;
 }
@@ -47,9 +47,10 @@ if (fs.existsSync(`${__dirname}/egress.js`)) own('./egress.js').install({ socket
 process.getBuiltinModule = external;
 process.mainModule = undefined;
 errors.shortenStacks();
+own('./globals.js').install(() => own('./sdk.js').create({ current: () => run, own, line: log.line }));
 
 let script = null; // {files, loader}: kept for the next job, as is the state of the script's modules
-let run = null; // {job, calls}: of the job under way
+let run = null; // {job, calls, payload}: of the job under way
 let runs = 0;
 let rehearsing = false;
 
@@ -85,6 +86,7 @@ async function succeed(value) {
   const mine = run;
   const bytes = result.encode(value, mine.job.limits.result_bytes);
   if (!Buffer.isBuffer(bytes)) return fail(bytes.kind, bytes);
+  channel.letGo(); // what still waits for an answer gets none, and so does not go on
   const left = await leftBehind();
   if (run === mine) end('R', { left }, bytes);
 }
@@ -131,7 +133,7 @@ function stage(kind, step) {
 
 async function execute(job, data) {
   const arrived = clock();
-  const mine = { job, calls: new Calls(hold) };
+  const mine = { job, calls: new Calls(hold), payload: null };
   run = mine;
   log.open(job.limits.log_bytes);
   setEnvironment(job.env);
@@ -144,8 +146,10 @@ async function execute(job, data) {
   if (!loaded || run !== mine) return;
   const handler = stage('no_handler', () => findHandler(loaded.value, job.entry_point));
   if (!handler || run !== mine) return;
-  const context = createContext(job, mine.calls, arrived);
   const payload = parse(text);
+  const context = createContext(job, payload, mine.calls, arrived);
+  mine.payload = payload;
+  mine.calls.entered = true;
   channel.send('S', header({}));
   const call = handler.value;
   try {

@@ -18,8 +18,12 @@ const ARTIFACT_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 const MAX_CALLS = 100_000;
 const MAX_CALL_BYTES = 1024 * 1024;
 
-function refusal(message) {
-  return Object.assign(new Error(message), { name: 'CallRefused' });
+/** `header` is of the platform's reply; it may say why in a word, and when to ask again. */
+function refusal(message, header = {}) {
+  const error = Object.assign(new Error(message), { name: 'CallRefused' });
+  if (header.code !== undefined) error.code = header.code;
+  if (header.retry_after_ms !== undefined) error.retryAfterMs = header.retry_after_ms;
+  return error;
 }
 
 /** The calls of one run that wait for the platform's answer. `hold` is called while there are some. */
@@ -29,28 +33,31 @@ class Calls {
     this.waiting = new Map();
     this.made = 0;
     this.open = true;
+    this.entered = false; // the handler
   }
 
-  make(type, header, data) {
-    if (!this.open) return Promise.reject(refusal('This run has ended'));
-    if (this.made >= MAX_CALLS) return Promise.reject(refusal(`A run may make at most ${MAX_CALLS} calls`));
+  async make(type, header, data) {
+    if (!this.open) throw refusal('This run has ended');
+    if (!this.entered) throw refusal("The platform can be called once the handler runs, not at the script's top level");
+    if (this.made >= MAX_CALLS) throw refusal(`A run may make at most ${MAX_CALLS} calls`);
     this.made += 1;
     const id = this.made;
-    return new Promise((resolve, reject) => {
-      this.waiting.set(id, { resolve, reject });
+    const reply = await new Promise((resolve) => {
+      this.waiting.set(id, resolve);
       this.hold();
       channel.send(type, Object.assign(Object.create(null), header, { id }), data);
     });
+    if (reply.header.ok) return reply.value;
+    // Made here, where the script's own lines are on the stack.
+    throw refusal(reply.value, reply.header);
   }
 
   answer(header, data) {
-    const call = this.waiting.get(header.id);
-    if (!call) return;
+    const settle = this.waiting.get(header.id);
+    if (!settle) return;
     this.waiting.delete(header.id);
     if (this.waiting.size === 0) channel.letGo();
-    const value = parse(data.toString('utf8'));
-    if (header.ok) call.resolve(value);
-    else call.reject(refusal(value));
+    settle({ header, value: parse(data.toString('utf8')) });
   }
 
   close() {
@@ -59,17 +66,18 @@ class Calls {
   }
 }
 
-function call(calls, method, params) {
+/** `label` is what the script calls the method. */
+async function call(calls, method, params, label = method) {
   let data;
   try {
     data = bufferFrom(stringify(params), 'utf8');
   } catch (error) {
-    return Promise.reject(new TypeError(`${method}: the data is not JSON: ${error.message}`));
+    throw new TypeError(`${label}: the data is not JSON: ${error.message}`);
   }
   if (data.length > MAX_CALL_BYTES) {
-    return Promise.reject(new RangeError(`${method}: the data is ${data.length} bytes; at most ${MAX_CALL_BYTES} are allowed`));
+    throw new RangeError(`${label}: the data is ${data.length} bytes; at most ${MAX_CALL_BYTES} are allowed`);
   }
-  return calls.make('C', { method }, data);
+  return await calls.make('C', { method }, data);
 }
 
 function artifactBytes(data) {
@@ -107,8 +115,15 @@ function artifactWriter(calls, limits) {
   };
 }
 
+/** What the platform tells the SDK shows in here as far as it has no older meaning. */
+function membersOf({ sdk, ...members }, payload) {
+  if (sdk === undefined) return members;
+  const { tenantId = null, userId = null, organizationId = null, executionId = null } = sdk;
+  return { ...members, tenantId, userId, organizationId, executionId, input: payload };
+}
+
 /** `job` is the job frame's header, `arrived` the reading of `clock` when it came. */
-function createContext(job, calls, arrived) {
+function createContext(job, payload, calls, arrived) {
   const deadline = arrived + job.timeout_ms;
   const warning = Math.min(job.timeout_ms / 10, 5000);
   const getRemainingTimeMs = () => Math.max(0, Math.round(deadline - clock()));
@@ -116,7 +131,7 @@ function createContext(job, calls, arrived) {
   // console.log(context) should not print them.
   Object.defineProperty(secrets, inspect.custom, { value: () => Object.fromEntries(Object.keys(secrets).map((name) => [name, '***'])) });
   return {
-    ...job.context,
+    ...membersOf(job.context, payload),
     secrets,
     getRemainingTimeMs,
     /** True in the last tenth of the time limit, but never earlier than 5 seconds before its end. */
@@ -124,9 +139,9 @@ function createContext(job, calls, arrived) {
     writeArtifact: artifactWriter(calls, job.limits),
     async publish(name, data) {
       if (typeof name !== 'string' || name === '') throw new TypeError('publish: name must be a string that is not empty');
-      return call(calls, 'events.publish', { name, data: data === undefined ? null : data });
+      return await call(calls, 'events.publish', { name, data: data === undefined ? null : data });
     },
   };
 }
 
-module.exports = { Calls, clock, createContext };
+module.exports = { Calls, call, clock, createContext, refusal };

@@ -119,7 +119,7 @@ function standardStream(name, level) {
   return () => stream;
 }
 
-/** Replace console, process.stdout and process.stderr. Returns {open, close}: the log of one run. */
+/** Replace console, process.stdout and process.stderr. Returns {open, line, close}: the log of one run. */
 function install() {
   // Half of a secret is not known as one: it is masked outside, and cut after that.
   inspect.defaultOptions = { maxStringLength: Infinity };
@@ -127,6 +127,7 @@ function install() {
   const streams = [standardStream('stdout', 'O'), standardStream('stderr', 'R')];
   return {
     open,
+    line,
     close() {
       for (const made of streams) made()?.flushPartial();
       return close();

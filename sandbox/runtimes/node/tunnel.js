@@ -145,7 +145,7 @@ function errorOf(headers, host, port) {
   if (code === 'EAI_AGAIN') return tryAgain(host);
   if (code.startsWith('EGRESS_')) {
     const error = new Error(`egress to ${where} ${code === 'EGRESS_REFUSED' ? 'refused' : 'failed'}: ${reason}`);
-    return Object.assign(error, { code, hostname: host, port, reason });
+    return Object.assign(error, { code, hostname: host, port, reason, kind: headers['x-egress-kind'] });
   }
   const address = headers['x-egress-address'] || host;
   const error = new Error(`connect ${code} ${at(address, port)}`);

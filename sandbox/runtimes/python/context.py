@@ -22,6 +22,10 @@ _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _MAX_CALLS = 100_000
 _MAX_CALL_BYTES = 1024 * 1024
 _NAMES = ("run_id", "workspace_id", "script_id", "script_uuid", "script_version", "attempt", "trigger")
+# What the platform tells the SDK shows in here as far as it has no older meaning.
+_TOLD = {
+    "tenant_id": "tenantId", "user_id": "userId", "organization_id": "organizationId", "execution_id": "executionId"
+}  # fmt: skip
 
 clock = time.monotonic
 _parse = json.JSONDecoder().decode
@@ -33,6 +37,12 @@ _snake: dict[str, str] = {}
 class CallRefused(Exception):
     """The platform said no, or is not asked any more."""
 
+    def __init__(self, message: str, code: str | None = None, retry_after_ms: int | None = None) -> None:
+        """The platform may say why in a word, and when to ask again."""
+        super().__init__(message)
+        self.code = code
+        self.retry_after_ms = retry_after_ms
+
 
 CallRefused.__module__ = "builtins"  # what tracebacks leave out
 
@@ -42,6 +52,8 @@ class Calls:
 
     def __init__(self) -> None:
         self.made = 0
+        self.entered = False
+        """The handler has been entered."""
         self._open = True
         self._reading = allocate_lock()
         self._futures: dict[int, Future[Any]] = {}
@@ -53,10 +65,10 @@ class Calls:
             number = self._begin()
             channel.send(frame_type, {**header, "id": number}, data)
             while True:
-                answered, accepted, value = _answer()
-                if answered == number:
-                    return _taken(accepted, value)
-                self._settle(answered, accepted, value)
+                header, value = _answer()
+                if header["id"] == number:
+                    return _taken(header, value)
+                self._settle(header, value)
 
     async def make_soon(self, frame_type: bytes, header: dict[str, Any], data: bytes) -> Any:
         """The same for an event loop, which goes on meanwhile."""
@@ -83,6 +95,8 @@ class Calls:
     def _begin(self) -> int:
         if not self._open:
             raise CallRefused("This run has ended")
+        if not self.entered:
+            raise CallRefused("The platform can be called once the handler runs, not while the script is loaded")
         if self.made >= _MAX_CALLS:
             raise CallRefused(f"A run may make at most {_MAX_CALLS} calls")
         self.made += 1
@@ -96,29 +110,40 @@ class Calls:
             if select([channel.JOB_FD], [], [], 0)[0]:
                 self._settle(*_answer())
 
-    def _settle(self, number: int, accepted: bool, value: Any) -> None:
-        future = self._futures.get(number)
+    def _settle(self, header: dict[str, Any], value: Any) -> None:
+        future = self._futures.get(header["id"])
         if future is not None:
-            future.get_loop().call_soon_threadsafe(_resolve, future, (accepted, value))
+            future.get_loop().call_soon_threadsafe(_resolve, future, (header, value))
 
     def _awaited_by(self, loop: AbstractEventLoop) -> bool:
         return any(future.get_loop() is loop for future in self._futures.values())
 
 
-def _answer() -> tuple[int, bool, Any]:
+def call(calls: Calls, is_async: bool, method: str, params: dict[str, Any], label: str) -> Any:
+    """The platform's answer, or what is to be awaited to get it. `label` is what the script calls the method."""
+    try:
+        data = channel.utf8(_compact(params))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"{label}: the data is not JSON: {error}") from None
+    if len(data) > _MAX_CALL_BYTES:
+        raise ValueError(f"{label}: the data is {len(data)} bytes; at most {_MAX_CALL_BYTES} are allowed")
+    return (calls.make_soon if is_async else calls.make)(b"C", {"method": method}, data)
+
+
+def _answer() -> tuple[dict[str, Any], Any]:
     _, header, data = channel.read_frame()
-    return header["id"], header["ok"], _parse(data.decode())
+    return header, _parse(data.decode())
 
 
-def _taken(accepted: bool, value: Any) -> Any:
-    if accepted:
+def _taken(header: dict[str, Any], value: Any) -> Any:
+    if header["ok"]:
         return value
-    raise CallRefused(value)
+    raise CallRefused(value, header.get("code"), header.get("retry_after_ms"))
 
 
-def _resolve(future: Future[Any], outcome: tuple[bool, Any]) -> None:
+def _resolve(future: Future[Any], reply: tuple[dict[str, Any], Any]) -> None:
     if not future.done():
-        future.set_result(outcome)
+        future.set_result(reply)
 
 
 class Secrets(Mapping[str, str]):
@@ -205,11 +230,17 @@ class _Base:
 
     __slots__ = ("_artifacts", "_calls", "_deadline", "_members", "_warning_s")
 
-    def __init__(self, job: dict[str, Any], calls: Calls, arrived: float) -> None:
-        """`job` is the job frame's header, `arrived` the reading of `clock` when it came."""
+    def __init__(
+        self, job: dict[str, Any], told: dict[str, Any] | None, payload: Any, calls: Calls, arrived: float
+    ) -> None:
+        """`job` is the job frame's header, `told` what the platform has the SDK know, `arrived` the reading of `clock`
+        when they came."""
         seconds = job["timeout_ms"] / 1000
         members: dict[str, Any] = dict.fromkeys(_NAMES)
         members.update(_in_snake_case(job["context"]))
+        if told is not None:
+            members.update({name: told.get(known) for name, known in _TOLD.items()})
+            members["input"] = payload
         members["secrets"] = Secrets(job["secrets"])
         put = super().__setattr__
         put("_members", members)

@@ -44,6 +44,9 @@ class Loop(asyncio.SelectorEventLoop):
         super().__init__(_Selector())
         self._pool: ThreadPoolExecutor | None = None
         self._pool_work: set[asyncio.Future[Any]] = set()
+        """What somebody waits for."""
+        self._in_threads: set[object] = set()
+        """What runs, be it that nobody waits for it any more."""
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
@@ -52,7 +55,16 @@ class Loop(asyncio.SelectorEventLoop):
             return super().run_in_executor(executor, func, *args)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(thread_name_prefix="asyncio")
-        future = super().run_in_executor(self._pool, func, *args)
+        in_threads, work = self._in_threads, object()
+
+        def run() -> Any:
+            in_threads.add(work)
+            try:
+                return func(*args)
+            finally:
+                in_threads.discard(work)
+
+        future = super().run_in_executor(self._pool, run)
         self._pool_work.add(future)
         future.add_done_callback(self._pool_work.discard)
         return future
@@ -61,7 +73,7 @@ class Loop(asyncio.SelectorEventLoop):
         """End the threads of the pool if they have nothing to do; else they are left behind, and seen."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.shutdown(wait=not self._pool_work)
+            pool.shutdown(wait=not self._pool_work and not self._in_threads)
             self._pool_work.clear()
 
     def left_behind(self) -> list[str]:

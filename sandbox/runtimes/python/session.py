@@ -12,7 +12,7 @@ import os
 import sys
 import time
 
-from . import channel, context, egress, errors, leftovers, logs, modules, result
+from . import channel, context, egress, errors, leftovers, logs, modules, offers, result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Session:
         modules.after("threading", self._tell_of_threads)
         modules.after("asyncio", _prepare_loop)
         egress.install(_EGRESS_SOCKET)
+        offers.install()
         for name in preload:
             __import__(name)
         if rehearse:
@@ -86,6 +87,7 @@ class Session:
             frame_type, fields, value = b"E", _fields(failure.kind, failure.told), b""
         except BaseException as error:  # what a handler of signals raises, wherever it strikes
             frame_type, fields, value = b"E", _fields("exception", self._describe(error)), b""
+        offers.end()
         calls.close()
         dropped = logs.close_log()
         channel.send(frame_type, {**fields, "log_dropped": dropped, "sdk_calls": calls.made}, value)
@@ -93,18 +95,23 @@ class Session:
     def _run(self, job: dict[str, Any], data: bytes, calls: context.Calls, arrived: float) -> bytes:
         """The result's JSON text; raises _Failure."""
         is_first = job["files"] is not None
+        told = job["context"].pop("sdk", None)
+        run = offers.begin(told, calls)
         size = job["payload"]
         self._set_environment(job["env"])
         if is_first:
             self._load(job, data[size:])
         handler = self._find_handler(job["entry_point"])
         is_coroutine = _is_coroutine(handler)
-        offered = (context.AsyncContext if is_coroutine else context.Context)(job, calls, arrived)
         payload = _parse(data[:size].decode())
+        kind = context.AsyncContext if is_coroutine else context.Context
+        offered = kind(job, told, payload, calls, arrived)
+        run.payload, run.is_async = payload, is_coroutine
         if is_coroutine or "asyncio" in sys.modules:
             _coroutines().prepare()  # again, if a handler has closed the loop
         if is_first:
             leftovers.remember()
+        calls.entered = True
         channel.send(b"S", {})
         value = self._call(handler, payload, offered)
         try:

@@ -262,6 +262,21 @@ def _gone() -> OSError:
     return ConnectionResetError(errno.ECONNRESET, "the egress proxy closed the connection")
 
 
+class Refused(PermissionError):
+    """The proxy's policy says no."""
+
+    def __init__(self, message: str, where: str, reason: str, kind: str) -> None:
+        super().__init__(errno.EACCES, message)
+        self.egress_target = where
+        self.egress_reason = reason
+        self.egress_kind = kind
+
+
+# Scripts know it as what it is one of.
+Refused.__name__ = Refused.__qualname__ = "PermissionError"
+Refused.__module__ = "builtins"
+
+
 class _Answer:
     """What the proxy says before the tunnel begins."""
 
@@ -288,15 +303,17 @@ class _Answer:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         if first.split(" ")[1:2] == ["200"]:
             return headers.get("x-egress-address", "")
-        raise self._error(headers.get("x-egress-code", ""), headers.get("x-egress-reason", ""))
+        raise self._error(headers)
 
-    def _error(self, code: str, reason: str) -> OSError:
+    def _error(self, headers: dict[str, str]) -> OSError:
+        code, reason = headers.get("x-egress-code", ""), headers.get("x-egress-reason", "")
         if code == "ENOTFOUND":
             return _not_found()
         if code == "EAI_AGAIN":
             return socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         if code == "EGRESS_REFUSED":
-            return PermissionError(errno.EACCES, f"egress to {_at(self.host, self.port)} refused: {reason}")
+            where = _at(self.host, self.port)
+            return Refused(f"egress to {where} refused: {reason}", where, reason, headers.get("x-egress-kind", ""))
         number = getattr(errno, code, None)
         if isinstance(number, int):
             return OSError(number, os.strerror(number))

@@ -17,7 +17,7 @@ from millrace.services import Services
 from millrace.triggers import HttpTrigger, Triggers
 from tests import factories
 from tests.factories import Tenant
-from web.hooks import errors, views
+from web.hooks import errors, serving
 
 KEY = "a-key-of-some-length"
 WHSEC = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()
@@ -143,7 +143,25 @@ def test_a_large_form_is_parsed(services: Services, hook: Make, anybody: FlaskCl
     assert response.json is not None and len(response.json["body"]["a"]) == 1_000_000
 
 
+def test_the_cookies_of_a_browser_are_kept_from_scripts(services: Services, hook: Make, anybody: FlaskClient) -> None:
+    hook()
+    headers = {"Cookie": "millrace_session=secret; a=b", "Proxy-Authorization": "Basic c2VjcmV0", "X-Seen": "yes"}
+    with factories.worker(services):
+        response = anybody.post("/hooks/alice/orders", headers=headers)
+    assert response.json is not None and response.json["headers"]["x-seen"] == "yes"
+    assert "secret" not in str(runs.payload_text(services, Run.get())) and "c2VjcmV0" not in response.text
+
+
 # Who may call, and with what
+
+
+def test_a_hook_for_members_is_not_among_the_public_ones(services: Services, hook: Make, anybody: FlaskClient) -> None:
+    hook(auth="member")
+    missing = anybody.post("/hooks/alice/missing")
+    for method in ("POST", "GET", "OPTIONS"):
+        answer = anybody.open("/hooks/alice/orders", method=method)
+        assert (answer.status_code, answer.json) == (missing.status_code, missing.json) == (404, missing.json)
+    assert Run.select().count() == 0
 
 
 @pytest.mark.parametrize("path", [
@@ -163,7 +181,7 @@ def test_a_hook_of_an_inactive_script_answers_as_if_it_were_not_there(
     services: Services, hook: Make, anybody: FlaskClient
 ) -> None:
     script = hook()
-    scripts.update(services, script, scripts.Change(columns={"status": "inactive"}))
+    scripts.update(services, script, scripts.Change(columns={"status": "paused"}))
     services.database.close()
     missing, inactive = (anybody.post(f"/hooks/alice/{path}") for path in ("missing", "orders"))
     assert (inactive.status_code, inactive.json) == (missing.status_code, missing.json)
@@ -320,6 +338,7 @@ def test_headers_go_out_as_they_are_but_for_the_dangerous_ones(
     hook()
     withheld = {
         "Connection": "close", "Transfer-Encoding": "chunked", "Content-Length": "1", "Set-Cookie": "session=stolen",
+        "Access-Control-Allow-Credentials": "true",
         "Upgrade": "h2c", "X-Accel-Redirect": "/etc/passwd", "X-Sendfile": "/etc/passwd", "Millrace-Run-Id": "forged",
         "Strict-Transport-Security": "max-age=1", "Service-Worker-Allowed": "/", "Date": "yesterday",
         "Idempotent-Replayed": "true", "X-Content-Type-Options": "sniff",
@@ -394,7 +413,7 @@ def test_waiting_has_an_end_and_the_run_goes_on(
     script = hook()
     Script.update(timeout_seconds=0).where(Script.uuid == script.uuid).execute()
     services.database.close()
-    monkeypatch.setattr(views, "QUEUE_PATIENCE_S", 0.1)
+    monkeypatch.setattr(serving, "QUEUE_PATIENCE_S", 0.1)
     error = refused(anybody.post("/hooks/alice/orders"), 504, "TIMEOUT")
     assert Run.get_by_id(error["run_id"]).status == "queued"
 

@@ -6,6 +6,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from millrace import callbacks, checks, retries, scripts, secrets, triggers
+from web.scripting import words
 from web.scripting.fields import Many, Number, Object, Text, a_time, an_id, described, extension, is_host, one_of
 from web.scripting.schemas.schedules import SchedulePolicy, SchedulePolicyShown
 
@@ -29,7 +30,11 @@ class HttpTriggerShown(Schema):
 
     path = Text(required=True, validate=validate.Length(2, 200), metadata={"example": "/orders"})
     methods = Many(Text(validate=one_of(*triggers.METHODS)), 1, 6, load_default=lambda: ["POST"])
-    auth = Text(load_default="key", validate=one_of("none", "key", "signature"))
+    auth = Text(
+        load_default="key",
+        validate=one_of(*triggers.AUTH),
+        metadata=described("`member`: not under /hooks at all, but for the workspace's own people and keys."),
+    )
     scheme = Text(
         validate=one_of("standard", "github", "stripe"), metadata=described("With auth `signature`: whose headers.")
     )
@@ -100,7 +105,8 @@ class _ScriptFields(Schema):
         allow_none=True,
         validate=validate.Length(max=300),
         metadata=described(
-            '`hourly`, `daily`, `weekly`, `rate(...)` or `cron(...)` as in EventBridge; "" or null for none.',
+            '`hourly`, `daily`, `weekly`, `rate(...)` or `cron(...)` as in EventBridge, or `crontab(...)` with Unix\'s '
+            'five fields; "" or null for none.',
             example="rate(6 hours)",
         ),
     )
@@ -203,7 +209,10 @@ class ScriptUpdate(_ScriptFields):
     script_hash = Text(metadata=_HASH)
     entry_point = Text(validate=validate.Length(1, 200), metadata=described("The function to call."))
     status = Text(
-        validate=one_of(*scripts.STATUS), metadata=extension("An inactive script is not started by anything.")
+        validate=one_of(words.ACTIVE, words.INACTIVE),
+        metadata=extension(
+            "An inactive script is not started by anything. 422 for one that was disabled or archived for good."
+        ),
     )
 
     @validates_schema
@@ -228,7 +237,7 @@ class Script(Schema):
     entry_point = fields.String(required=True)
     status = fields.String(
         required=True,
-        validate=one_of(*scripts.STATUS, "validating", "failed_validation"),
+        validate=one_of(words.ACTIVE, words.INACTIVE, "validating", "failed_validation"),
         metadata=described("`active` or `inactive`: sources are validated before they are stored."),
     )
     memory_mb = fields.Integer(required=True)

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flask import Response
 
@@ -10,7 +10,6 @@ from millrace import database, logs, runs
 from millrace.errors import NotFound, Unavailable
 from millrace.models import Run
 from web import wire
-from web.scripting import words
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +29,20 @@ _RECONNECT_MS = 2000
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-def response(run: Run, after: int) -> Response:
-    """The stream of a run's records whose seq is higher than `after`. Raises TooMany."""
+def response(run: Run, after: int, word: Callable[[str], str]) -> Response:
+    """The stream of a run's records whose seq is higher than `after`. `word` says a status as the face does.
+
+    Raises TooMany.
+    """
     process = wire.process()
     process.tails.take(run.workspace_id)
-    answer = Response(_events(process, run, after), mimetype="text/event-stream", headers=_HEADERS)
+    answer = Response(_events(process, run, after, word), mimetype="text/event-stream", headers=_HEADERS)
     # Called whether the stream was read to its end, in part, or not at all.
     answer.call_on_close(lambda: process.tails.leave(run.workspace_id))
     return answer
 
 
-def _events(process: wire.Process, run: Run, after: int) -> Iterator[str]:
+def _events(process: wire.Process, run: Run, after: int, word: Callable[[str], str]) -> Iterator[str]:
     services = process.services
     try:
         yield f"retry: {_RECONNECT_MS}\n\n"
@@ -54,7 +56,7 @@ def _events(process: wire.Process, run: Run, after: int) -> Iterator[str]:
                                      "text": record.text}, record.seq)  # fmt: skip
         with services.database.connection_context():
             ended = runs.find(run.workspace_id, run.script_id, run.id)
-        yield _event("end", {"status": words.status(ended.status)})
+        yield _event("end", {"status": word(ended.status)})
     except NotFound:
         return  # deleted with its script
     except (Unavailable, *database.UNREACHABLE) as error:

@@ -1,0 +1,73 @@
+"""millrace users: people and their places, for the operator."""
+
+import click
+
+from millrace import members, roles, users
+from millrace.cli.admin import operator
+from millrace.cli.terminal import shown
+from millrace.services import Services
+
+
+@click.group("users")
+def users_group() -> None:
+    """List and invite people, and say who manages the whole platform."""
+
+
+@users_group.command("list")
+@click.argument("workspace", required=False)
+def list_command(workspace: str | None) -> None:
+    """Print all users, or a workspace's members, with their roles."""
+    with operator():
+        if workspace is None:
+            lines = [(user.email, user.role or "-") for user in users.everybody()]
+        else:
+            lines = [(member.user.email, member.role) for member in members.of(workspace)]
+    for email, role in lines:
+        click.echo(shown(f"{email:<40} {role}"))
+
+
+@users_group.command("invite")
+@click.argument("workspace")
+@click.argument("email")
+@click.option("--role", default=roles.ORG_ADMIN, show_default=True, help="One of the workspace's roles.")
+def invite(workspace: str, email: str, role: str) -> None:
+    """Make somebody a member. For who needs one, a link to choose a password with is printed once."""
+    with operator() as services:
+        invited = members.invite(services, workspace, email, role, roles.OPERATOR)
+        click.echo(shown(f"{invited.member.user.email} is a member of {workspace} as {role}"))
+        if invited.token is not None:
+            click.echo(f"{link(services, invited.token)}\nIt is good once, for seven days.")
+        elif invited.member.user.password_hash is None:
+            click.echo("They wait for a link already; `millrace users reset` makes another.")
+
+
+@users_group.command("reset")
+@click.argument("email")
+def reset(email: str) -> None:
+    """Print a link with which a user chooses another password. It is shown once."""
+    with operator() as services:
+        token = members.reset_any(services, email, roles.OPERATOR)
+        click.echo(f"{link(services, token)}\nIt is good once, for a day.")
+
+
+@users_group.command("promote")
+@click.argument("email")
+def promote(email: str) -> None:
+    """Let a user manage every workspace (Superadmin)."""
+    with operator() as services:
+        users.promote(services, email, roles.OPERATOR)
+    click.echo(shown(f"{email} manages every workspace"))
+
+
+@users_group.command("demote")
+@click.argument("email")
+def demote(email: str) -> None:
+    """End that; their places in workspaces stay."""
+    with operator() as services:
+        users.demote(services, email, roles.OPERATOR)
+    click.echo(shown(f"{email} manages no workspace but by their places"))
+
+
+def link(services: Services, token: str) -> str:
+    """The address of the page where the password is chosen."""
+    return f"{services.settings.url}/invitations/{token}"
