@@ -20,7 +20,7 @@ class Lanes:
     def submit(self, workspace_id: str, work: Callable[[], None]) -> None:
         """Have a thread do it. Raises RuntimeError once this is closed."""
         with self._guard:
-            if True:
+            if self._busy[workspace_id] < self._each:
                 self._threads.submit(self._next, workspace_id)
                 self._busy[workspace_id] += 1
             self._waiting.setdefault(workspace_id, deque()).append(work)

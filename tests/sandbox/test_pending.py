@@ -39,7 +39,7 @@ def test_a_refusal_that_comes_later_has_its_code_and_when_to_ask_again(run: Runn
     refused = CallRefused("not now", code="RATE_LIMITED", retry_after_ms=1200)
     sink = Later(on_each=lambda _, pending: in_a_thread(lambda: pending.refuse(refused)))
     source = "return context.publish('x').catch((e) => [e.name, e.message, e.code, e.retryAfterMs])"
-    assert run.body(source, sink=sink).result == ["CallRefused", "not now", "RATE_LIMITED", 1200]
+    assert run.body(source, sink=sink).result == ["Error", "not now", "RATE_LIMITED", 1200]
 
 
 def test_a_refusal_without_a_code_has_none(run: Runner) -> None:
@@ -340,7 +340,7 @@ def test_parameters_that_are_nested_too_deeply_are_refused_in_words(run: Runner)
     """
     sink = Later()
     assert run.body(source, sink=sink).result == [
-        "CallRefused", "the parameters of a call can't be read: it is nested too deeply"
+        "Error", "the parameters of a call can't be read: it is nested too deeply"
     ]  # fmt: skip
     assert sink.calls == []
 

@@ -205,7 +205,7 @@ def test_an_error_is_recorded_with_the_scripts_own_stack_lines(services: Service
         ("exports.handler = async () => 'x'.repeat(7 * 1024 * 1024)", "RESULT_TOO_LARGE", "6291456"),
         ("exports.other = 1", "NO_HANDLER", "handler"),
         ("exports.handler = (", "LOAD_ERROR", "SyntaxError"),
-        ("require('nothing-like-this')", "LOAD_ERROR", "nothing-like-this"),
+        ("exports.handler = require('nothing-like-this')", "LOAD_ERROR", "nothing-like-this"),
     ],
 )
 def test_every_way_to_fail_has_its_own_code_and_words(

@@ -46,16 +46,12 @@ def update(path: Path) -> None:
 def _entry(text: Id, files: list[str], translations: Mapping[Any, Any], plurals: int) -> str:
     lines = [f"#: {' '.join(files)}"]
     if isinstance(text, str):
-        lines += [f"msgid {_quoted(text)}", f"msgstr {_quoted(translations.get(text, ''))}"]
+        lines += [f"msgid {normalize(text, width=0)}", f"msgstr {normalize(translations.get(text, ''), width=0)}"]
     else:
         forms = translations.get(text) or ("",) * plurals
-        lines += [f"msgid {_quoted(text[0])}", f"msgid_plural {_quoted(text[1])}"]
-        lines += [f"msgstr[{number}] {_quoted(form)}" for number, form in enumerate(forms)]
+        lines += [f"msgid {normalize(text[0], width=0)}", f"msgid_plural {normalize(text[1], width=0)}"]
+        lines += [f"msgstr[{number}] {normalize(form, width=0)}" for number, form in enumerate(forms)]
     return "\n".join(lines)
-
-
-def _quoted(text: str) -> str:
-    return normalize(text, width=0)
 
 
 if __name__ == "__main__":

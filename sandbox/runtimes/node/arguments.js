@@ -47,7 +47,7 @@ function plain(label, name, value) {
 
 /** The members of an object of options, none of which is unknown. */
 function options(label, value, known) {
-  if (value === undefined) return {};
+  if (value === undefined || value === null) return {};
   plain(label, 'options', value);
   for (const name of keys(value)) {
     if (!known.includes(name)) throw new TypeError(`${label}: there is no option ${name}; there are ${known.join(', ')}`);
@@ -57,6 +57,7 @@ function options(label, value, known) {
 
 /** Values of a statement, each of which JSON has. */
 function params(label, value) {
+  if (value === null) return [];
   if (!isArray(value)) throw wrong(label, 'params', 'an array', value);
   for (let index = 0; index < value.length; index += 1) {
     const each = value[index];

@@ -20,7 +20,7 @@ const MAX_CALL_BYTES = 1024 * 1024;
 
 /** `header` is of the platform's reply; it may say why in a word, and when to ask again. */
 function refusal(message, header = {}) {
-  const error = Object.assign(new Error(message), { name: 'CallRefused' });
+  const error = new Error(message);
   if (header.code !== undefined) error.code = header.code;
   if (header.retry_after_ms !== undefined) error.retryAfterMs = header.retry_after_ms;
   return error;

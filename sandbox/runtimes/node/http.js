@@ -82,9 +82,9 @@ function bodyOf(label, body) {
 
 function prepare(label, method, address, body, given) {
   const options = check.options(label, given, OPTIONS);
-  const url = urlOf(label, address, options.query);
+  const url = urlOf(label, address, options.query ?? undefined);
   const [data, contentType] = bodyOf(label, body);
-  const headers = headersOf(label, options.headers);
+  const headers = headersOf(label, options.headers ?? undefined);
   headers['user-agent'] ??= 'millrace-sdk';
   headers.accept ??= 'application/json, */*;q=0.9';
   headers['accept-encoding'] ??= 'gzip, deflate, br';

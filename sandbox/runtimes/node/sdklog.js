@@ -26,7 +26,7 @@ function takeToken(run) {
 
 function encode(label, told, level, message, metadata) {
   const fields = {
-    time: new Date().toISOString(),
+    timestamp: new Date().toISOString(),
     level,
     message,
     tenant_id: told.tenantId ?? null,
@@ -45,6 +45,11 @@ function encode(label, told, level, message, metadata) {
   return text;
 }
 
+/** What JSON would leave out of an error. */
+function described({ name, message, stack }) {
+  return { name, message, stack };
+}
+
 /** `line(letter, text)` writes to the log. */
 function create(current, line) {
   const log = {};
@@ -52,10 +57,11 @@ function create(current, line) {
     const label = `sdk.log.${level}`;
     log[level] = (message, metadata = undefined) => {
       if (typeof message !== 'string') throw check.wrong(label, 'message', 'a string', message);
-      if (metadata !== undefined) check.plain(label, 'metadata', metadata);
+      const told = metadata instanceof Error ? described(metadata) : (metadata ?? undefined);
+      if (told !== undefined) check.plain(label, 'metadata', told);
       const run = current();
       if (run === null) return;
-      const text = encode(label, run.job.context.sdk ?? {}, level, message, metadata);
+      const text = encode(label, run.job.context.sdk ?? {}, level, message, told);
       takeToken(run);
       line(letter, text);
     };

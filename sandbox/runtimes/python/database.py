@@ -30,19 +30,19 @@ class _Statements(ReadOnly):
     def __repr__(self) -> str:
         return self._label
 
-    def query(self, sql: str, params: Sequence[Any] = ()) -> Any:
+    def query(self, sql: str, params: Sequence[Any] | None = ()) -> Any:
         return self._send("query", "db.query", sql, params)
 
-    def query_one(self, sql: str, params: Sequence[Any] = ()) -> Any:
+    def query_one(self, sql: str, params: Sequence[Any] | None = ()) -> Any:
         return self._send("query_one", "db.queryOne", sql, params)
 
-    def execute(self, sql: str, params: Sequence[Any] = ()) -> Any:
+    def execute(self, sql: str, params: Sequence[Any] | None = ()) -> Any:
         return self._send("execute", "db.execute", sql, params)
 
-    def _send(self, name: str, method: str, sql: str, params: Sequence[Any]) -> Any:
+    def _send(self, name: str, method: str, sql: str, params: Sequence[Any] | None) -> Any:
         label = f"{self._label}.{name}"
         arguments.text(label, "sql", sql)
-        values = arguments.params(label, params)
+        values = arguments.params(label, () if params is None else params)
         return ask(method, {"sql": sql, "params": values, "source": self._source, "tx": self._tx()}, label)
 
     def _tx(self) -> Any:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
     Members = dict
 
-_MOST_SECONDS = 315_360_000  # ten years
+_MOST_SECONDS = 31_536_000  # a year, as millrace/cache.py
 _MOST_DELTA = 2**53 - 1
 _LINES_PER_MINUTE = 100
 _S_PER_LINE = 60 / _LINES_PER_MINUTE
@@ -191,23 +191,25 @@ class Log(ReadOnly):
     def __repr__(self) -> str:
         return "sdk.log"
 
-    def debug(self, message: str, metadata: dict[str, Any] | None = None) -> None:
+    def debug(self, message: str, metadata: dict[str, Any] | BaseException | None = None) -> None:
         _log("debug", message, metadata)
 
-    def info(self, message: str, metadata: dict[str, Any] | None = None) -> None:
+    def info(self, message: str, metadata: dict[str, Any] | BaseException | None = None) -> None:
         _log("info", message, metadata)
 
-    def warn(self, message: str, metadata: dict[str, Any] | None = None) -> None:
+    def warn(self, message: str, metadata: dict[str, Any] | BaseException | None = None) -> None:
         _log("warn", message, metadata)
 
-    def error(self, message: str, metadata: dict[str, Any] | None = None) -> None:
+    def error(self, message: str, metadata: dict[str, Any] | BaseException | None = None) -> None:
         _log("error", message, metadata)
 
 
-def _log(level: str, message: str, metadata: dict[str, Any] | None) -> None:
+def _log(level: str, message: str, metadata: dict[str, Any] | BaseException | None) -> None:
     label = f"sdk.log.{level}"
     if not isinstance(message, str):
         raise arguments.wrong(label, "message", "a str", message)
+    if isinstance(metadata, BaseException):
+        metadata = {"name": type(metadata).__name__, "message": str(metadata)}
     if metadata is not None:
         arguments.mapping(label, "metadata", metadata)
     run = State.run
@@ -221,7 +223,7 @@ def _log(level: str, message: str, metadata: dict[str, Any] | None) -> None:
 def _line(label: str, told: dict[str, Any], level: str, message: str, metadata: dict[str, Any] | None) -> str:
     at = _now()
     fields = {
-        "time": f"{_strftime('%Y-%m-%dT%H:%M:%S', _gmtime(at))}.{int(at * 1000) % 1000:03}Z",
+        "timestamp": f"{_strftime('%Y-%m-%dT%H:%M:%S', _gmtime(at))}.{int(at * 1000) % 1000:03}Z",
         "level": level,
         "message": message,
         "tenant_id": told.get("tenantId"),
