@@ -34,6 +34,8 @@ from worker.vital import DATABASE_AWAY
 
 MAX_WAITING = 64
 """Calls of one run that have no answer yet."""
+MAX_TRANSACTIONS = 4
+"""Open in one run at a time: each holds a connection."""
 THREADS = 16
 _EACH = 4  # of them for one workspace: its databases may be as slow as it likes
 _MOST_CONNECTIONS = 12  # of a process to one source: its threads, and some for transactions that wait for their script
@@ -285,6 +287,10 @@ class DatabaseSession:
             open_now = self._beginning | {each.source_id for each in self._transactions.values()}
             if source_id in open_now:
                 raise CallRefused("A run can have one transaction open at a data source.", code="IN_TRANSACTION")
+            if len(open_now) >= MAX_TRANSACTIONS:
+                raise CallRefused(
+                    f"A run can have {MAX_TRANSACTIONS} transactions open at a time.", code="IN_TRANSACTION"
+                )
             self._beginning.add(source_id)
         try:
             link = pool.take(True)

@@ -15,10 +15,10 @@ What can go wrong, and what happens then:
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from millrace import assignments, logs, metrics, removal, runs
+from millrace import assignments, audit, logs, metrics, removal, runs
 from millrace.assignments import Assignment
 from millrace.database import revive
 from millrace.errors import Missing, PlatformError, Unavailable
@@ -193,8 +193,8 @@ class Executor:
             return self._let_go(session.held)
         metrics.jails_used().labels(origin=outcome.usage.jail).inc()
         metrics.log_bytes().inc(outcome.usage.log_bytes)
-        for kind, count in outcome.refused_counts.items():
-            metrics.egress_refused().labels(kind=kind).inc(count)
+        if outcome.refused_counts:
+            self._tell_of_refused(gathered.assignment.run, outcome.refused_counts)
         ending = endings.of_outcome(outcome, gathered.job.limits, gathered.redactor, session.held.why)
         return self._record(gathered.assignment.run, session, ending)
 
@@ -203,6 +203,16 @@ class Executor:
             return self._jails.run(job, session, session.held.cancel)
         finally:
             session.end_calls()  # what it has open in its data sources must not wait for its record
+
+    def _tell_of_refused(self, run: Run, counts: Mapping[str, int]) -> None:
+        """Connections that the proxy did not allow, for whoever watches the workspace and the platform."""
+        for kind, count in counts.items():
+            metrics.egress_refused().labels(kind=kind).inc(count)
+        try:
+            audit.add_up(self._services, run.workspace_id, "egress", "egress.refused", counts)
+        except DATABASE_AWAY as error:
+            log.error("refused connections are not in the audit trail: %s", error)
+            revive(self._services.database)
 
     def _jail_failed(self, assignment: Assignment, session: Session, error: SandboxUnavailable) -> None:
         held = session.held

@@ -35,6 +35,11 @@ def _arrow(node: type[exp.Expr]) -> Any:
     return lambda self, this, path: self.expression(node(this=this, expression=path, only_json_types=True))
 
 
+def _refuse(parser: Any) -> None:
+    """What is not understood is no statement; sqlglot would say so in the operator's log, script and all."""
+    parser.raise_error("not understood")
+
+
 def _timed(generator: Any, node: exp.Anonymous) -> str:
     return str(generator.func(TIMED.get(node.name.lower(), node.name), *node.expressions))
 
@@ -61,6 +66,7 @@ class PlainPostgres(Postgres):
             TokenType.ARROW: _arrow(exp.JSONExtract),
             TokenType.DARROW: _arrow(exp.JSONExtractScalar),
         }
+        _warn_unsupported = _refuse
 
     class Generator(PostgresGenerator):
         """The same on the way out."""
@@ -94,6 +100,7 @@ class PlainSQLite(SQLite):
             TokenType.ARROW: _arrow(exp.JSONExtract),
             TokenType.DARROW: _arrow(exp.JSONExtractScalar),
         }
+        _warn_unsupported = _refuse
 
     class Generator(SQLiteGenerator):
         """The same on the way out, but for functions that have to be others."""

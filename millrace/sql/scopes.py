@@ -153,7 +153,10 @@ def _seen(join: exp.Join, part: str) -> list[exp.Expr]:
         return []
     holder = join.parent
     assert holder is not None
-    seen = _all_of(holder.args["from_"].this) if isinstance(holder, exp.Select) else _own(holder)
+    seen = _own(holder)
+    if isinstance(holder, exp.Select):
+        first = holder.args.get("from_")
+        seen = [] if first is None else _all_of(first.this)
     for each in holder.args["joins"]:
         if lateral and each is join:
             break

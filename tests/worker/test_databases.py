@@ -306,6 +306,11 @@ def test_a_run_has_one_transaction_at_a_source_and_others_have_theirs(
     ask(run, "rollback", tx=ask(run, "begin")["tx"])
 
 
+def test_transactions_of_a_run_are_few(run: DatabaseSession, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.databases.MAX_TRANSACTIONS", 0)
+    assert refused(run, "begin", source=source).code == "IN_TRANSACTION"
+
+
 def test_a_failed_transaction_is_not_committed(run: DatabaseSession, shop: str) -> None:
     tx = ask(run, "begin")["tx"]
     ask(run, "execute", "DELETE FROM items WHERE id = 1", tx=tx)
@@ -418,6 +423,8 @@ def test_connections_are_kept_for_a_while(databases: Databases, run: DatabaseSes
     monkeypatch.setattr("worker.dblinks.IDLE_S", -1.0)
     databases.tidy()
     eventually(lambda: connected() == 0)
+    assert not databases._pools  # nor is the password that opened them
+    assert len(ask(run, "query", "SELECT * FROM items")) == 2
 
 
 def test_a_server_that_says_too_much_is_cut_off(

@@ -4,13 +4,14 @@ import errno
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import peewee
 import pytest
 from playhouse.pool import MaxConnectionsExceeded
 
-from millrace import artifacts, events, removal, runs, scripts, secrets
+from millrace import artifacts, audit, events, removal, runs, scripts, secrets
 from millrace.cache import Namespace
 from millrace.dispatch import MemoryQueue
 from millrace.models import Artifact, Event, Run, Script, Secret
@@ -579,6 +580,18 @@ def test_what_a_run_has_open_in_data_sources_is_closed_before_it_is_recorded(loc
     assert seen == ["acme", "running"]
     assert done.status == ("failed" if fails else "succeeded")
     assert done.usage["api_calls"] == 1
+
+
+def test_connections_that_were_refused_are_added_up_in_the_audit_trail(local: Services) -> None:
+    script = new_script(local)
+
+    def behave(job: Job, sink: Sink, cancel: threading.Event) -> Outcome:
+        return replace(outcome(), refused_counts={"address": 2, "host": 1})
+
+    for _ in range(2):
+        carry(local, FakeJails(behave), submit(local, script))
+    (row,) = [each for each in audit.page("acme", None, 10)[0] if each.action == "egress.refused"]
+    assert (row.actor, row.details) == ("egress", {"address": 4, "host": 2})
 
 
 def asking(step: Callable[[Sink], object]) -> tuple[FakeJails, list[object]]:

@@ -6,8 +6,7 @@ from contextlib import suppress
 
 from . import arguments
 from .context import CallRefused
-from .offers import ReadOnly
-from .sdk import ask, running
+from .underway import ReadOnly, ask, running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from json import JSONDecoder, JSONEncoder
 from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 
 from . import arguments
-from .offers import ReadOnly
-from .sdk import Record, ask, running
+from .underway import ReadOnly, Record, ask, running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,36 +9,15 @@ from __future__ import annotations
 
 import builtins
 
+from .underway import ReadOnly, Run, State
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn, Self
+    from typing import Any
 
     from .context import Calls
 
 NAMES = ("context", "sdk", "events")
-
-
-class Run:
-    """The run under way, as far as these names tell of it."""
-
-    __slots__ = ("bucket", "calls", "is_async", "payload", "told", "trigger")
-
-    def __init__(self, told: dict[str, Any], calls: Calls) -> None:
-        """`told` is what the platform has the SDK know: a member of the job's context."""
-        self.told = told
-        self.calls = calls
-        self.payload: Any = None
-        self.is_async = False
-        """The handler is a coroutine: what it calls is awaited."""
-        self.trigger: Any = None
-        self.bucket: tuple[float, float] | None = None
-        """Of `sdk.log`: tokens, and when they were counted."""
-
-
-class State:
-    """What is true in this jail now."""
-
-    run: Run | None = None
 
 
 def begin(told: dict[str, Any] | None, calls: Calls) -> Run:
@@ -48,24 +27,6 @@ def begin(told: dict[str, Any] | None, calls: Calls) -> Run:
 
 def end() -> None:
     State.run = None
-
-
-class ReadOnly:
-    """An object whose attributes stay as they are."""
-
-    __slots__ = ()
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"{self!r} is read-only: {name!r} can't be set")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"{self!r} is read-only: {name!r} can't be deleted")
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, _memo: object) -> Self:
-        return self
 
 
 class Name(ReadOnly):

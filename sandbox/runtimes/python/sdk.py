@@ -11,8 +11,8 @@ from json import JSONEncoder
 from math import ceil
 
 from . import arguments, channel, logs
-from .context import CallRefused, call
-from .offers import ReadOnly, State
+from .context import CallRefused
+from .underway import ReadOnly, Record, State, ask, running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 
     from .database import Source
     from .httpclient import Http
-    from .offers import Run
-
-    Members = dict[str, Any]
-else:
-    Members = dict
+    from .underway import Run
 
 _MOST_SECONDS = 31_536_000  # a year, as millrace/cache.py
 _MOST_DELTA = 2**53 - 1
@@ -35,45 +31,6 @@ _MAX_LINE_BYTES = 256 * 1024 - 4
 _LEVELS = {"debug": b"D", "info": b"I", "warn": b"W", "error": b"E"}  # the letters are sandbox/protocol.py's
 _encode = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _clock, _now, _gmtime, _strftime = time.monotonic, time.time, time.gmtime, time.strftime
-
-
-def running() -> Run:
-    """The run under way; raises CallRefused if there is none."""
-    if State.run is None:
-        raise CallRefused("This run has ended")
-    return State.run
-
-
-def ask(method: str, params: dict[str, Any], label: str = "") -> Any:
-    """The platform's answer, or for a coroutine what it awaits to get that."""
-    run = running()
-    return call(run.calls, run.is_async, method, params, label or f"sdk.{method}")
-
-
-class Record(Members):
-    """A dict whose members are attributes as well, and that stays as it is."""
-
-    __slots__ = ()
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"there is no {name!r}; there are {', '.join(self)}") from None
-
-    def _refuse(self, *_arguments: Any, **_named: Any) -> Any:
-        raise TypeError("it is read-only")
-
-    __setattr__ = __delattr__ = __setitem__ = __delitem__ = __ior__ = _refuse
-    clear = pop = popitem = setdefault = update = _refuse
-
-    def __copy__(self) -> dict[str, Any]:
-        return dict(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
-        from copy import deepcopy  # noqa: PLC0415  # whoever gets here has loaded it
-
-        return deepcopy(dict(self), memo)
 
 
 def _trigger_of(told: dict[str, Any] | None, payload: Any) -> Record | None:

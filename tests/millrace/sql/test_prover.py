@@ -1,5 +1,7 @@
 """What is proven and what is refused, statement by statement."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -362,3 +364,37 @@ def test_the_second_look_finds_what_the_first_would_have_missed(text: str) -> No
 def test_much_is_allowed(sql: str) -> None:
     text = proved(sql, 1).sql
     assert text.count("tenant_id") == text.count('"tenant_id" = CAST($2 AS TEXT)')
+
+
+def test_what_is_not_understood_is_not_in_our_log(dialect: str, caplog: pytest.LogCaptureFixture) -> None:
+    for sql in ("WITH w AS (SELECT * FROM t) DO SELECT * FROM w", "WITH w AS (SET a) SELECT * FROM w"):
+        assert "Unauthorized operation" in refused(sql, dialect=dialect)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("sql", ["SELECT * JOIN t ON t.a = t.b", "SELECT 1 CROSS JOIN (SELECT t.a) q"])
+def test_a_join_of_nothing_breaks_nothing(sql: str, dialect: str) -> None:
+    try:
+        proved(sql, dialect=dialect)
+    except refusal.Refused as error:
+        assert error.reason == refusal.UNAUTHORIZED
+
+
+def test_what_is_known_of_a_catalog_ends_with_it() -> None:
+    """A server may send another one each time, each of them large."""
+    catalog = Catalog(POSTGRESQL, "public", "tenant_id", TABLES)
+    first = prove("SELECT a FROM t", [], catalog, "acme", "query")
+    assert prove("SELECT a FROM t", [], catalog, "other", "query").sql == first.sql
+    for number in range(200):
+        prove(f"SELECT a + {number} AS a FROM t", [], catalog, "acme", "query")
+    assert len(catalog.proven) <= 64
+    gone = weakref.ref(catalog)
+    del catalog
+    gc.collect()
+    assert gone() is None
+
+
+def test_names_of_a_with_are_not_cut_to_be_the_same() -> None:
+    name = "w" * 55
+    ctes = f"{name}a AS (SELECT 1 AS x), {name}b AS (SELECT 2 AS x)"
+    assert "too long a name" in refused(f"WITH {ctes} SELECT x FROM {name}b")
