@@ -14,10 +14,14 @@ MAX_MEMBERS = 1000
 
 @dataclass(frozen=True)
 class Invited:
-    """A new member, and the token of a link to choose a password with, for who needs one; shown once."""
+    """Who was invited, and the token of their link, which is shown once.
 
-    member: Member
-    token: str | None
+    With it they choose a password, and are a member already; or they join, and until then there is no member.
+    """
+
+    user: User
+    member: Member | None
+    token: str
 
 
 def of(workspace_id: str) -> list[Member]:
@@ -45,28 +49,34 @@ def workspaces_of(user: User) -> list[Workspace]:
 
 
 def invite(services: Services, workspace_id: str, email: str, role: str, by: Actor) -> Invited:
-    """Make whoever has this email a member. There is a token for who is new, or waits for a link to just this place.
+    """Make whoever has this email a member if they are new, or offer a place to who is known already.
 
-    Somebody whom other workspaces know gets none: whoever holds the link can enter those as well. For the same reason
-    links of theirs that somebody else was shown before end here.
+    Somebody else may have chosen the password of who is known, having invited them first. So their place begins when
+    they, signed in, use the link themselves, see `millrace.joining`; a second link replaces the first.
     Raises Invalid, NotFound for the role, Conflict for who is a member already, Forbidden for a role that may more than
     `by` may.
     """
     with roles.exclusively(workspace_id):
         given = _may_give(workspace_id, role, by)
-        user, _ = users.add(services, email)
-        if Member.select().where(Member.workspace == workspace_id, Member.user == user.id).exists():
-            raise Conflict(f"'{user.email}' is a member already.")
-        if Member.select().where(Member.workspace == workspace_id).count() >= MAX_MEMBERS:
-            raise Conflict(f"A workspace can have {MAX_MEMBERS} members.")
+        user = users.hold(users.add(services, email)[0])
+        check_room(workspace_id, user)
+        if user.password_hash is not None or _known_elsewhere(user, workspace_id):
+            token = invitations.issue_to_join(services, user, workspace_id, given.name)
+            audit.record(services, workspace_id, by.name, "member.invited", user.email, {"role": role})
+            return Invited(user, None, token)
+        invitations.withdraw(user.id, workspace_id)
+        token = invitations.issue(services, user, invitations.INVITED_MS)
         member = add(services, workspace_id, user, given.name)
-        token = None
-        if _known_elsewhere(user, workspace_id):
-            invitations.revoke(user)
-        elif user.password_hash is None:
-            token = invitations.issue(services, user, invitations.INVITED_MS)
         audit.record(services, workspace_id, by.name, "member.added", user.email, {"role": role})
-    return Invited(member, token)
+    return Invited(user, member, token)
+
+
+def check_room(workspace_id: str, user: User) -> None:
+    """Raises Conflict for who is a member already, and when there are too many."""
+    if Member.select().where(Member.workspace == workspace_id, Member.user == user.id).exists():
+        raise Conflict(f"'{user.email}' is a member already.")
+    if Member.select().where(Member.workspace == workspace_id).count() >= MAX_MEMBERS:
+        raise Conflict(f"A workspace can have {MAX_MEMBERS} members.")
 
 
 def add(services: Services, workspace_id: str, user: User, role: str) -> Member:
@@ -107,6 +117,7 @@ def reset(services: Services, workspace_id: str, member_id: str, by: Actor) -> s
     """
     with roles.exclusively(workspace_id):
         member = _weaker(workspace_id, member_id, by)
+        users.hold(member.user)  # so that they join no other workspace meanwhile
         if roles.PLATFORM not in by.permissions and _known_elsewhere(member.user, workspace_id):
             raise Forbidden("They belong to other workspaces as well; an operator can make a link for them.")
         return _link(services, workspace_id, member.user, by)

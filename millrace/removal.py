@@ -23,6 +23,7 @@ from millrace.models import (
     Firing,
     Hook,
     IdempotencyKey,
+    Invitation,
     Member,
     Role,
     Run,
@@ -165,7 +166,7 @@ def delete_workspace(services: Services, workspace_id: str, actor: str = "operat
         marked = Workspace.update(status=DELETED).where(Workspace.id == workspace_id, Workspace.status != DELETED)
         if not marked.execute():
             raise NotFound(f"There is no workspace '{workspace_id}'.")
-        for model in (ApiKey, DataSource, Member, Role):
+        for model in (ApiKey, DataSource, Invitation, Member, Role):
             model.delete().where(model.workspace == workspace_id).execute()
         # Whoever looks at it stays signed in, and looks elsewhere.
         Session.update(workspace=None).where(Session.workspace == workspace_id).execute()

@@ -3,11 +3,12 @@
 import logging
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import peewee
 
 from millrace import audit, jsontext, passwords, roles
-from millrace.database import transaction
+from millrace.database import is_sqlite, transaction
 from millrace.errors import Conflict, Denied, Invalid, NotFound, Unprocessable
 from millrace.models import Session, User
 from millrace.roles import Actor
@@ -47,6 +48,13 @@ def add(services: Services, email: str, password: str | None = None) -> tuple[Us
             return User.create(email=email, password_hash=digest, created_at=services.clock()), True
     except peewee.IntegrityError:
         return User.get(User.email == email), False
+
+
+def hold(user: User) -> User:
+    """The user as they are now. In the caller's transaction nobody else gives them a place, a link or a password."""
+    row: Any = User.select().where(User.id == user.id)
+    held: User = (row if is_sqlite(User._meta.database.obj) else row.for_update("FOR NO KEY UPDATE")).get()
+    return held
 
 
 def authenticate(services: Services, limits: SignInLimits, email: str, password: str, address: str) -> User:

@@ -31,14 +31,15 @@ def list_command(workspace: str | None) -> None:
 @click.argument("email")
 @click.option("--role", default=roles.ORG_ADMIN, show_default=True, help="One of the workspace's roles.")
 def invite(workspace: str, email: str, role: str) -> None:
-    """Make somebody a member. For who needs one, a link to choose a password with is printed once."""
+    """Make somebody a member, or invite who has a user already. Their link is printed once.
+
+    Who is new chooses a password with it; who is known signs in and joins.
+    """
     with operator() as services:
         invited = members.invite(services, workspace, email, role, roles.OPERATOR)
-        click.echo(shown(f"{invited.member.user.email} is a member of {workspace} as {role}"))
-        if invited.token is not None:
-            click.echo(f"{link(services, invited.token)}\nIt is good once, for seven days.")
-        elif invited.member.user.password_hash is None:
-            click.echo("They wait for a link already; `millrace users reset` makes another.")
+        done = "can join" if invited.member is None else "is a member of"
+        click.echo(shown(f"{invited.user.email} {done} {workspace} as {role}"))
+        click.echo(f"{link(services, invited.token)}\nIt is good once, for seven days.")
 
 
 @users_group.command("reset")
@@ -69,5 +70,5 @@ def demote(email: str) -> None:
 
 
 def link(services: Services, token: str) -> str:
-    """The address of the page where the password is chosen."""
+    """The address of the page where the token is used."""
     return f"{services.settings.url}/invitations/{token}"

@@ -69,9 +69,12 @@ CREATE INDEX session_expires_at ON session (expires_at);
 CREATE TABLE invitation (
     id VARCHAR(64) NOT NULL PRIMARY KEY,
     user_id INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    workspace_id VARCHAR(64) REFERENCES workspace (id) ON DELETE CASCADE,
+    role VARCHAR(30),
     created_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL
 );
+CREATE UNIQUE INDEX invitation_workspace_id_user_id ON invitation (workspace_id, user_id);
 CREATE INDEX invitation_user_id ON invitation (user_id);
 CREATE INDEX invitation_expires_at ON invitation (expires_at);
 

@@ -72,10 +72,19 @@ class Session(Model):
 
 
 class Invitation(Model):
-    """A link, good once, with which a user chooses a password. The id is the SHA-256 of its token."""
+    """A link, good once. The id is the SHA-256 of its token.
+
+    Without a workspace it is one with which a user chooses a password; else one with which they join that workspace.
+    """
 
     id = peewee.CharField(max_length=64, primary_key=True)
     user = peewee.ForeignKeyField(User, backref="invitations", on_delete="CASCADE")
     user_id: int
+    workspace = peewee.ForeignKeyField(Workspace, backref="invitations", index=False, null=True, on_delete="CASCADE")
+    workspace_id: str | None
+    role = peewee.CharField(max_length=30, null=True)
     created_at = Millis()
     expires_at = Millis(index=True)
+
+    class Meta:
+        indexes = ((("workspace", "user"), True),)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from millrace import invitations, members, passwords, removal, roles, sessions, users
+from millrace import invitations, joining, members, passwords, removal, roles, sessions, users
 from millrace.errors import Conflict, DomainError, Forbidden, Invalid, NotFound
 from millrace.models import Audit, Invitation, Member, Role, Session, User
 from millrace.roles import MANAGE, OPERATOR, PLATFORM, Actor
@@ -275,7 +275,6 @@ def test_everybody_sees_their_own_workspaces_and_a_superadmin_all(
 
 def test_who_is_new_gets_a_link_and_chooses_a_password_once(memory: Services, alice: Place) -> None:
     invited = members.invite(memory, ACME, "Dan@Example.com", "viewer", alice.actor)
-    assert invited.token is not None
     assert invited.token not in str(list(Invitation.select().dicts())) and len(invited.token) == 43
     assert invitations.find(memory, invited.token).email == "dan@example.com"
     user = invitations.accept(memory, invited.token, PASSWORD)
@@ -289,7 +288,6 @@ def test_who_is_new_gets_a_link_and_chooses_a_password_once(memory: Services, al
 
 def test_a_refused_password_leaves_the_link(memory: Services, alice: Place) -> None:
     token = members.invite(memory, ACME, "dan@example.com", "viewer", alice.actor).token
-    assert token is not None
     with pytest.raises(Invalid):
         invitations.accept(memory, token, "short")
     invitations.accept(memory, token, PASSWORD)
@@ -297,7 +295,6 @@ def test_a_refused_password_leaves_the_link(memory: Services, alice: Place) -> N
 
 def test_a_link_is_used_by_one_of_many_at_once(memory: Services, alice: Place) -> None:
     token = members.invite(memory, ACME, "dan@example.com", "viewer", alice.actor).token
-    assert token is not None
     answers = at_once(memory.database, *[
         lambda number=number: invitations.accept(memory, token, f"{PASSWORD} {number}") for number in range(4)
     ])  # fmt: skip
@@ -313,7 +310,6 @@ def test_a_link_is_good_for_so_many_days(memory: Services, clock: Clock, alice: 
         token = members.invite(memory, ACME, "dan@example.com", "viewer", alice.actor).token
     else:
         token = members.reset(memory, ACME, bob.member.id, alice.actor)
-    assert token is not None
     clock.forward(s=days * 24 * 3600 - 1)
     assert invitations.remove_expired(memory) == 0
     invitations.find(memory, token)
@@ -338,40 +334,233 @@ def test_a_reset_ends_all_sessions_once_it_is_used_and_earlier_links(
 
 def test_nobody_gets_a_link_into_another_workspace(memory: Services, alice: Place, charlie: Place) -> None:
     """Whoever holds a link can choose the password, and enter all that its user may."""
-    members.invite(memory, ACME, "dan@example.com", "viewer", alice.actor)  # waits for a link of Alice's
-    known = members.invite(memory, OTHER, "dan@example.com", "viewer", charlie.actor)
-    assert known.token is None
+    dan = password_link(memory, "dan@example.com")  # shown to Alice
+    offered = offer(memory, "dan@example.com", OTHER)
+    with pytest.raises(NotFound):
+        invitations.accept(memory, offered, PASSWORD)
+    user = users.find("dan@example.com")
+    joining.join(memory, offered, user)
+    place = Member.get(Member.user == user.id, Member.workspace == OTHER)
     with pytest.raises(Forbidden, match="other workspaces"):
-        members.reset(memory, OTHER, known.member.id, charlie.actor)
+        members.reset(memory, OTHER, place.id, charlie.actor)
     root = join(memory, "root", "viewer", OTHER)
     users.promote(memory, root.user.email, OPERATOR)
     with pytest.raises(Forbidden):
         members.reset(memory, OTHER, root.member.id, charlie.actor)
     with pytest.raises(Forbidden):
         members.reset_any(memory, "dan@example.com", charlie.actor)
-    assert invitations.find(memory, members.reset_any(memory, "dan@example.com", OPERATOR)).id == known.member.user_id
+    assert invitations.find(memory, members.reset_any(memory, "dan@example.com", OPERATOR)).id == user.id
+    with pytest.raises(NotFound):
+        invitations.find(memory, dan)
 
 
 @pytest.mark.parametrize("is_reset", [False, True])
 def test_a_link_of_before_leads_into_no_workspace_of_after(
     memory: Services, alice: Place, charlie: Place, is_reset: bool
 ) -> None:
-    invited = members.invite(memory, ACME, "dan@example.com", "viewer", alice.actor)
-    token = invited.token
-    assert token is not None
+    token = password_link(memory, "dan@example.com")
     if is_reset:
         invitations.accept(memory, token, PASSWORD)
-        token = members.reset(memory, ACME, invited.member.id, alice.actor)
-    members.invite(memory, OTHER, "dan@example.com", "org_admin", charlie.actor)
+        token = members.reset(memory, ACME, str(Member.get(Member.role == "viewer").id), alice.actor)
+    offered = offer(memory, "dan@example.com", OTHER)
+    assert invitations.find(memory, token).email == "dan@example.com"  # another workspace's link is none of theirs
+    joining.join(memory, offered, users.find("dan@example.com"))
     with pytest.raises(NotFound):  # Alice has seen it, and Charlie trusts Dan
         invitations.accept(memory, token, "what Alice chose for him")
 
 
-def test_who_has_a_password_becomes_a_member_and_keeps_it(memory: Services, alice: Place, charlie: Place) -> None:
-    invited = members.invite(memory, ACME, charlie.user.email, "viewer", alice.actor)
-    assert invited.token is None and Invitation.select().count() == 0
+# Joining
+
+
+def password_link(services: Services, email: str, workspace: str = ACME) -> str:
+    """Of somebody new."""
+    invited = members.invite(services, workspace, email, "viewer", OPERATOR)
+    assert invited.member is not None
+    return invited.token
+
+
+def offer(services: Services, email: str, workspace: str = ACME, role: str = "viewer") -> str:
+    """The link of somebody known, who is no member yet."""
+    invited = members.invite(services, workspace, email, role, OPERATOR)
+    assert invited.member is None and invited.user.email == email
+    return invited.token
+
+
+def test_an_account_that_was_taken_in_advance_is_in_no_other_workspace(
+    memory: Services, alice: Place, charlie: Place
+) -> None:
+    """Alice uses the link of Dan's invitation herself. Charlie gives Dan's to Dan alone."""
+    taken = invitations.accept(memory, password_link(memory, "dan@example.com"), "Alice knows this one")
+    offer(memory, "dan@example.com", OTHER, "org_admin")
+    assert roles.permissions(taken, OTHER) == frozenset() and roles_of(OTHER) == {"charlie": "org_admin"}
+    assert [each.id for each in members.workspaces_of(taken)] == [ACME]
+
+
+def test_who_was_removed_everywhere_and_has_a_password_is_still_known(memory: Services, alice: Place) -> None:
+    users.add(memory, "dan@example.com", PASSWORD)
+    offer(memory, "dan@example.com")
+    assert roles_of() == {"alice": "org_admin"}
+
+
+def test_who_is_known_joins_once_and_keeps_the_password(memory: Services, alice: Place, charlie: Place) -> None:
+    token = offer(memory, charlie.user.email, role="developer")
+    assert joining.is_offer(memory, token) and token not in str(list(Invitation.select().dicts()))
+    found = joining.find(memory, token, charlie.user)
+    assert (found.workspace_id, found.role.name) == (ACME, "developer")
+    joining.join(memory, token, charlie.user)
+    assert roles_of() == {"alice": "org_admin", "charlie": "developer"}
     assert User.get_by_id(charlie.user.id).password_hash == charlie.user.password_hash
     assert [each.id for each in members.workspaces_of(charlie.user)] == [ACME, OTHER]
+    assert deeds() == ["operator member.invited charlie@example.com",
+                       "charlie@example.com member.joined charlie@example.com"]  # fmt: skip
+    with pytest.raises(NotFound, match="used already"):
+        joining.join(memory, token, charlie.user)
+
+
+def test_a_link_is_joined_by_once_of_many_at_once(memory: Services, alice: Place, charlie: Place) -> None:
+    token = offer(memory, charlie.user.email)
+    answers = at_once(memory.database, *[lambda: joining.join(memory, token, charlie.user)] * 4)
+    assert sorted(type(each).__name__ for each in answers) == ["Member", "NotFound", "NotFound", "NotFound"]
+    assert deeds().count("charlie@example.com member.joined charlie@example.com") == 1
+
+
+def test_somebody_elses_invitation_is_worth_nothing(memory: Services, alice: Place, bob: Place, charlie: Place) -> None:
+    token = offer(memory, charlie.user.email)
+    dora = join(memory, "dora", "org_admin", OTHER)
+    for act in (joining.find, joining.join):
+        with pytest.raises(NotFound, match="for somebody else"):
+            act(memory, token, dora.user)
+    assert "dora" not in roles_of() and joining.join(memory, token, charlie.user).user_id == charlie.user.id
+
+
+def test_an_invitation_is_good_for_seven_days(
+    memory: Services, clock: Clock, alice: Place, charlie: Place
+) -> None:
+    token = offer(memory, charlie.user.email)
+    clock.forward(s=7 * 24 * 3600 - 1)
+    assert joining.find(memory, token, charlie.user) and len(joining.waiting(memory, ACME)) == 1
+    clock.forward(s=1)
+    assert not joining.is_offer(memory, token) and joining.waiting(memory, ACME) == []
+    with pytest.raises(NotFound, match="too old"):
+        joining.join(memory, token, charlie.user)
+    assert invitations.remove_expired(memory) == 1 and "charlie" not in roles_of()
+
+
+def test_a_second_invitation_replaces_the_first_to_there_and_no_other(
+    memory: Services, alice: Place, charlie: Place
+) -> None:
+    users.add(memory, "dan@example.com", PASSWORD)
+    dan = users.find("dan@example.com")
+    first, elsewhere = offer(memory, dan.email, role="org_admin"), offer(memory, dan.email, OTHER)
+    second = offer(memory, dan.email)
+    with pytest.raises(NotFound):
+        joining.join(memory, first, dan)
+    joining.join(memory, second, dan)
+    joining.join(memory, elsewhere, dan)
+    assert roles_of()["dan"] == roles_of(OTHER)["dan"] == "viewer"
+
+
+def test_a_chosen_password_leaves_the_invitations_to_join(memory: Services, alice: Place, charlie: Place) -> None:
+    chosen = password_link(memory, "dan@example.com")
+    token = offer(memory, "dan@example.com", OTHER)
+    user = invitations.accept(memory, chosen, PASSWORD)
+    joining.join(memory, token, User.get_by_id(user.id))
+    assert roles_of(OTHER)["dan"] == "viewer"
+
+
+def test_an_invitation_is_withdrawn_by_who_may_give_as_much_there(
+    memory: Services, alice: Place, charlie: Place
+) -> None:
+    token = offer(memory, charlie.user.email, role="developer")
+    roles.add(memory, ACME, "host", "Host", [MANAGE, "scripts.read"], alice.actor)
+    host = join(memory, "host", "host").actor
+    with pytest.raises(Forbidden):
+        joining.withdraw(memory, ACME, charlie.user.id, host)
+    with pytest.raises(NotFound, match="no such invitation"):
+        joining.withdraw(memory, OTHER, charlie.user.id, charlie.actor)
+    assert [(each.user.email, each.role) for each in joining.waiting(memory, ACME)] == [
+        ("charlie@example.com", "developer")
+    ]
+    joining.withdraw(memory, ACME, charlie.user.id, alice.actor)
+    with pytest.raises(NotFound):
+        joining.join(memory, token, charlie.user)
+    with pytest.raises(NotFound):
+        joining.withdraw(memory, ACME, charlie.user.id, alice.actor)
+    assert deeds()[-1] == "alice@example.com member.uninvited charlie@example.com"
+
+
+def test_a_role_that_is_gone_is_not_given(memory: Services, alice: Place, charlie: Place) -> None:
+    roles.add(memory, ACME, "release", "Release", ["scripts.read"], OPERATOR)
+    roles.add(memory, OTHER, "release", "Release", ["scripts.read"], OPERATOR)
+    token = offer(memory, charlie.user.email, role="release")
+    roles.remove(memory, ACME, "release", OPERATOR)
+    for act in (joining.find, joining.join):
+        with pytest.raises(NotFound, match="role of this invitation is gone"):
+            act(memory, token, charlie.user)
+    assert "charlie" not in roles_of()
+
+
+def test_nobody_joins_a_workspace_that_is_gone(memory: Services, alice: Place, charlie: Place) -> None:
+    token, left = offer(memory, charlie.user.email), joining.find
+    removal.delete_workspace(memory, ACME)
+    assert Invitation.select().count() == 0 and not joining.is_offer(memory, token)
+    for act in (left, joining.join):
+        with pytest.raises(NotFound, match="used already"):
+            act(memory, token, charlie.user)
+    assert Member.select().where(Member.workspace == ACME).count() == 0
+
+
+def test_who_has_a_place_meanwhile_or_finds_no_room_keeps_the_link(
+    memory: Services, monkeypatch: pytest.MonkeyPatch, alice: Place, charlie: Place
+) -> None:
+    token = offer(memory, charlie.user.email, role="org_admin")
+    with monkeypatch.context() as patch, pytest.raises(Conflict, match="can have 1 members"):
+        patch.setattr(members, "MAX_MEMBERS", 1)
+        joining.join(memory, token, charlie.user)
+    members.add(memory, ACME, charlie.user, "viewer")
+    with pytest.raises(Conflict, match="is a member already"):
+        joining.join(memory, token, charlie.user)
+    assert roles_of()["charlie"] == "viewer" and joining.is_offer(memory, token)
+
+
+def test_whose_password_was_changed_since_the_sign_in_does_not_join(
+    memory: Services, alice: Place, charlie: Place
+) -> None:
+    token, before = offer(memory, charlie.user.email), User.get_by_id(charlie.user.id)
+    invitations.accept(memory, members.reset_any(memory, charlie.user.email, OPERATOR), "another long one")
+    with pytest.raises(Conflict, match="changed just now"):
+        joining.join(memory, token, before)
+    joining.join(memory, token, users.find(charlie.user.email))
+
+
+def test_of_joining_and_a_link_to_a_new_password_at_once_no_link_is_left(memory: Services, alice: Place) -> None:
+    """Alice's link for Dan would lead into the other workspace as well."""
+    world.workspace(memory, OTHER)
+    for number in range(5):
+        email = f"dan-{number}@example.com"
+        user, _ = users.add(memory, email, PASSWORD)
+        place = members.add(memory, ACME, user, "viewer")
+        token = offer(memory, email, OTHER)
+        at_once(memory.database,
+                lambda token=token, user=user: joining.join(memory, token, user),
+                lambda place=place: members.reset(memory, ACME, place.id, alice.actor))
+        assert Invitation.select().count() == 0
+
+
+def test_of_two_workspaces_that_invite_at_once_one_has_who_is_new(memory: Services) -> None:
+    for workspace in (ACME, OTHER):
+        world.workspace(memory, workspace)
+    for number in range(5):
+        email = f"dan-{number}@example.com"
+        if number % 2:
+            users.add(memory, email)
+        at_once(memory.database, *[
+            lambda each=each, email=email: members.invite(memory, each, email, "viewer", OPERATOR)
+            for each in (ACME, OTHER)
+        ])  # fmt: skip
+        user = users.find(email)
+        assert Member.select().where(Member.user == user.id).count() == 1
+        assert Invitation.select().where(Invitation.user == user.id, Invitation.workspace.is_null()).count() == 1
 
 
 @pytest.mark.parametrize("token", ["", "x", "x" * 43, "x" * 100_000, "\x00", "\ud800", "é"])
@@ -379,3 +568,6 @@ def test_what_is_no_link_is_not_found(memory: Services, alice: Place, token: str
     members.invite(memory, ACME, "dan@example.com", "viewer", alice.actor)
     with pytest.raises(NotFound):
         invitations.find(memory, token)
+    with pytest.raises(NotFound):
+        joining.find(memory, token, alice.user)
+    assert not joining.is_offer(memory, token)

@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 from flask import Blueprint, Response, request
 
-from millrace import members, roles
+from millrace import joining, members, roles
 from millrace.errors import Conflict, DomainError, Forbidden, Invalid, NotFound
 from millrace.models import Role
 from web import wire
@@ -29,9 +29,9 @@ def _members(error: DomainError | None = None, link: str | None = None, about: s
     status = HTTPStatus.OK if error is None else errors.status_of(error)
     workspace = wire.workspace().id
     return pages.page(
-        "members.html", status=status, rows=members.of(workspace), roles=roles.of(workspace), givable=_givable,
-        error=None if error is None else translated(error.message), link=link, about=about,
-        email=request.form.get("email", "") if error else "", mine=identity.me().user.id,
+        "members.html", status=status, rows=members.of(workspace), waiting=joining.waiting(wire.services(), workspace),
+        roles=roles.of(workspace), givable=_givable, error=None if error is None else translated(error.message),
+        link=link, about=about, email=request.form.get("email", "") if error else "", mine=identity.me().user.id,
     )  # fmt: skip
 
 
@@ -43,21 +43,29 @@ def _givable(role: Role) -> bool:
 @blueprint.route("/members", methods=["POST"])
 @identity.needs(roles.MANAGE)
 def invite() -> Response:
-    """Make somebody a member. A link for who needs one is shown once."""
+    """Make somebody a member, or offer them a place. Their link is shown once."""
     email, role = request.form.get("email", ""), request.form.get("role", "")
     try:
         invited = members.invite(wire.services(), wire.workspace().id, email, role, identity.me().actor)
     except (Invalid, Conflict, NotFound, Forbidden) as error:
         return _members(error)
-    user = invited.member.user
-    if invited.token is not None:
-        return _members(link=_link(invited.token), about=user.email)
-    pages.say(said(_("%(email)s is a member now."), email=user.email))
-    return pages.go("/members")
+    return _members(link=_link(invited.token), about=invited.user.email)
 
 
 def _link(token: str) -> str:
     return f"{wire.services().settings.url}/invitations/{token}"
+
+
+@blueprint.route("/members/invitations/<int:user_id>/withdraw", methods=["POST"])
+@identity.needs(roles.MANAGE)
+def withdraw(user_id: int) -> Response:
+    """End the invitation of who has not joined yet."""
+    try:
+        joining.withdraw(wire.services(), wire.workspace().id, user_id, identity.me().actor)
+    except Forbidden as error:
+        return _members(error)
+    pages.say(_("The invitation was withdrawn."))
+    return pages.go("/members")
 
 
 @blueprint.route("/members/<member_id>/role", methods=["POST"])

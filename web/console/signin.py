@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from flask import Blueprint, Flask, Response, current_app, request, session
 
-from millrace import audit, invitations, passwords, sessions, users
+from millrace import audit, invitations, joining, passwords, sessions, users
 from millrace.errors import Conflict, Denied, Invalid, NotFound, TooMany
 from millrace.models import User
 from millrace.signinlimits import SignInLimits
@@ -20,6 +20,7 @@ from web.console.sentences import translated
 
 HOME = "/scripts"
 WHERE_TO_LOOK = "/workspaces"
+INVITATIONS = "/invitations/"
 OIDC_MS = 10 * 60 * 1000  # how long one may be away at the other service
 _OIDC = "oidc"
 
@@ -95,7 +96,10 @@ def _let_in(user: User, wanted: str | None = None) -> Response:
     token = sessions.begin(wire.services(), user, None, request.headers.get("User-Agent", ""))
     identity.remember(token)
     found = identity.current()
-    return pages.go(WHERE_TO_LOOK if found is None or found.workspace is None else wanted or HOME)
+    belongs = found is not None and found.workspace is not None
+    if belongs or (wanted is not None and wanted.startswith(INVITATIONS)):
+        return pages.go(wanted or HOME)
+    return pages.go(WHERE_TO_LOOK)
 
 
 def _end_session() -> None:
@@ -166,13 +170,17 @@ def _callback() -> str:
 
 @blueprint.route("/invitations/<token>")
 def invitation(token: str) -> Response:
-    """Choose a password."""
+    """Choose a password, or join a workspace."""
+    if joining.is_offer(wire.services(), token):
+        return _offer(token)
     return _choose(token, invitations.find(wire.services(), token))
 
 
 @blueprint.route("/invitations/<token>", methods=["POST"])
 def accept(token: str) -> Response:
-    """Take the password and let its owner in."""
+    """Take the password and let its owner in; or make who is signed in a member."""
+    if joining.is_offer(wire.services(), token):
+        return _join(token)
     user = invitations.find(wire.services(), token)
     password = request.form.get("password", "")
     if password != request.form.get("again", ""):
@@ -187,6 +195,35 @@ def accept(token: str) -> Response:
 
 def _choose(token: str, user: User, error: str = "", status: int = HTTPStatus.OK) -> Response:
     return pages.page(
-        "invitation.html", status=status, action=f"/invitations/{quote(token, safe='')}", email=user.email,
+        "invitation.html", status=status, action=_address(token), email=user.email,
         errors={"password": error} if error else {}, shortest=passwords.SHORTEST, longest=passwords.LONGEST,
     )  # fmt: skip
+
+
+def _address(token: str) -> str:
+    return INVITATIONS + quote(token, safe="")
+
+
+def _offer(token: str) -> Response:
+    """What a link offers to who is signed in; others sign in first."""
+    found = identity.current()
+    if found is None:
+        return _first_sign_in(token)
+    offer = joining.find(wire.services(), token, found.user)
+    return pages.page("join.html", action=_address(token), offer=offer, email=found.user.email)
+
+
+def _join(token: str) -> Response:
+    """Take the place, and look there."""
+    found = identity.current()
+    if found is None:
+        return _first_sign_in(token)
+    offer = joining.find(wire.services(), token, found.user)
+    joining.join(wire.services(), token, found.user)
+    sessions.switch(wire.services(), found, offer.workspace_id)
+    pages.say(said(_("You are a member of %(name)s now."), name=offer.workspace_name))
+    return pages.go(HOME)
+
+
+def _first_sign_in(token: str) -> Response:
+    return pages.go(f"/login?next={quote(_address(token), safe='/')}")

@@ -49,6 +49,7 @@ def test_who_does_not_manage_changes_none_of_it(browser_as: BrowserAs, dan: Memb
     for path, fields in (
         ("/members", {"email": "new@example.com", "role": "viewer"}), (f"/members/{dan.id}/role", {"role": "viewer"}),
         (f"/members/{dan.id}/remove", {}), (f"/members/{dan.id}/reset", {}),
+        (f"/members/invitations/{dan.user_id}/withdraw", {}),
         ("/members/roles/new", {"name": "mine", "title": "Mine"}), ("/members/roles/mine", {"title": "Mine"}),
         ("/members/roles/mine/remove", {}), ("/api-keys", {"name": "mine"}), ("/api-keys/x/revoke", {}),
     ):  # fmt: skip
@@ -85,11 +86,36 @@ def test_an_invitation_shows_its_link_once(browser: FlaskClient, services: Servi
     assert link[1].rsplit("/", 1)[1] not in str(list(Audit.select().dicts()))
 
 
-def test_who_has_a_password_is_a_member_without_a_link(browser: FlaskClient, services: Services) -> None:
-    users.add(services, "known@example.com", "a long enough one")
-    assert post(browser, "/members", email="known@example.com", role="viewer").headers["Location"] == "/members"
+def test_who_has_a_password_gets_a_link_waits_and_is_no_member(
+    browser: FlaskClient, foreign_browser: FlaskClient, services: Services
+) -> None:
+    user, _ = users.add(services, "known@example.com", "a long enough one")
+    known = post(browser, "/members", email="known@example.com", role="viewer")
+    new = post(browser, "/members", email="fresh@example.com", role="viewer")
+    for done, email in ((known, "known@example.com"), (new, "fresh@example.com")):
+        assert done.status_code == 200 and '<code id="link">' in done.text
+        assert f"Give this link to {email} and to nobody else." in done.text
     page = browser.get("/members").text
-    assert "known@example.com is a member now." in page and "/invitations/" not in page
+    assert "Invited, and not here yet" in page and "known@example.com" in page and "Role of known@" not in page
+    withdraw = f"/members/invitations/{user.id}/withdraw"
+    assert f'action="{withdraw}"' in page and "known@example.com" not in foreign_browser.get("/members").text
+    assert post(foreign_browser, withdraw).status_code == 404
+    assert post(browser, withdraw).headers["Location"] == "/members"
+    assert "known@example.com" not in browser.get("/members").text
+    done = post(browser, withdraw)
+    assert done.status_code == 404 and "There is no such invitation." in done.text
+
+
+def test_nobody_withdraws_an_invitation_to_more_than_they_have(
+    app: Flask, services: Services, alice: Tenant
+) -> None:
+    user, _ = users.add(services, "known@example.com", "a long enough one")
+    members.invite(services, alice.id, user.email, "org_admin", roles.OPERATOR)
+    roles.add(services, alice.id, "host", "Host", ["scripts.read", roles.MANAGE], roles.OPERATOR)
+    host = sign_in(app, services, member(services, alice.id, "host"), alice.id)
+    done = post(host, f"/members/invitations/{user.id}/withdraw")
+    assert done.status_code == 403 and "permissions that you do not have yourself" in done.text
+    assert "known@example.com" in host.get("/members").text
 
 
 @pytest.mark.parametrize(("email", "role", "status"), [

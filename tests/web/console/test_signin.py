@@ -9,8 +9,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from millrace import invitations, members, observability, roles, users
-from millrace.models import Session, User
+from millrace import invitations, joining, members, observability, removal, roles, users
+from millrace.models import Invitation, Member, Session, User, Workspace
 from millrace.services import Services
 from millrace.settings import Settings
 from millrace.signinlimits import PER_EMAIL
@@ -261,6 +261,100 @@ def test_a_link_of_a_workspace_that_is_gone_still_sets_a_password(services: Serv
     user, _ = users.add(services, EMAIL)
     link = f"/invitations/{invitations.issue(services, user, invitations.INVITED_MS)}"
     assert choose(visitor, link).headers["Location"] == "/workspaces"
+
+
+# Joining
+
+
+@pytest.fixture
+def offered(services: Services, ann: User, bob: Tenant) -> str:
+    """Ann, who has a password, may be a developer of Bob's."""
+    with services.database.connection_context():
+        invited = members.invite(services, bob.id, ann.email, "developer", roles.OPERATOR)
+    assert invited.member is None
+    return f"/invitations/{invited.token}"
+
+
+def places(user: User) -> dict[str, str]:
+    return {each.workspace_id: each.role for each in Member.select().where(Member.user == user.id)}
+
+
+def test_who_is_known_signs_in_is_asked_and_joins_once(
+    visitor: FlaskClient, offered: str, ann: User, alice: Tenant, bob: Tenant
+) -> None:
+    asked = visitor.get(offered)
+    assert (asked.status_code, asked.headers["Location"]) == (303, f"/login?next={offered}")
+    assert f'name="next" value="{offered}"' in visitor.get(asked.headers["Location"]).text
+    assert attempt(visitor, next=offered).headers["Location"] == offered
+    page = visitor.get(offered).text
+    assert f"Join the workspace {Workspace.get_by_id(bob.id).name} as Developer?" in page and EMAIL in page
+    assert 'type="password"' not in page and places(ann) == {alice.id: "developer"}
+    assert post(visitor, offered).headers["Location"] == "/scripts"
+    assert places(ann) == {alice.id: "developer", bob.id: "developer"}
+    assert Session.get(Session.user == ann.id).workspace_id == bob.id
+    assert f"You are a member of {Workspace.get_by_id(bob.id).name} now." in visitor.get("/scripts").text
+    for done in (visitor.get(offered), post(visitor, offered)):
+        assert done.status_code == 404 and "used already" in done.text
+
+
+def test_who_belongs_nowhere_comes_to_the_invitation_and_in(
+    services: Services, visitor: FlaskClient, bob: Tenant
+) -> None:
+    with services.database.connection_context():
+        user, _ = users.add(services, EMAIL, PASSWORD)
+        link = f"/invitations/{members.invite(services, bob.id, EMAIL, 'viewer', roles.OPERATOR).token}"
+    assert attempt(visitor, next=link).headers["Location"] == link
+    token = csrf_token(visitor, link)
+    assert visitor.post(link, data={"csrf_token": token}).headers["Location"] == "/scripts"
+    assert places(user) == {bob.id: "viewer"} and visitor.get("/scripts").status_code == 200
+
+
+def test_a_link_to_join_lets_nobody_in_and_sets_no_password(visitor: FlaskClient, offered: str, ann: User) -> None:
+    done = choose(visitor, offered, "another long one")
+    assert done.headers["Location"] == f"/login?next={offered}" and not is_in(visitor)
+    assert User.get_by_id(ann.id).password_hash == ann.password_hash and len(places(ann)) == 1
+    token = csrf_token(visitor, "/login")
+    attempt(visitor)
+    assert visitor.post(offered, data={"csrf_token": token}).status_code == 403 and len(places(ann)) == 1
+
+
+def test_somebody_else_is_told_so_and_of_nothing_more(browser: FlaskClient, offered: str, bob: Tenant) -> None:
+    for done in (browser.get(offered), post(browser, offered)):
+        assert done.status_code == 404 and "This invitation is for somebody else." in done.text
+        assert EMAIL not in done.text and bob.id not in done.text
+    assert Member.select().where(Member.workspace == bob.id).count() == 0
+
+
+def test_an_account_taken_in_advance_is_not_let_in_by_its_password(
+    app: Flask, services: Services, visitor: FlaskClient, alice: Tenant, bob: Tenant
+) -> None:
+    choose(app.test_client(), invited(services, alice), "what Alice chose for her")
+    with services.database.connection_context():
+        members.invite(services, bob.id, EMAIL, "org_admin", roles.OPERATOR)
+    attempt(visitor, password="what Alice chose for her")
+    token = csrf_token(visitor)
+    assert f"/workspaces/{bob.id}" not in visitor.get("/workspaces").text
+    assert visitor.post(f"/workspaces/{bob.id}", data={"csrf_token": token}).status_code == 404
+
+
+@pytest.mark.parametrize("how", ["expired", "withdrawn", "workspace", "role"])
+def test_an_invitation_that_is_over_is_refused_in_words(
+    services: Services, visitor: FlaskClient, offered: str, ann: User, bob: Tenant, how: str
+) -> None:
+    attempt(visitor)
+    with services.database.connection_context():
+        if how == "expired":
+            Invitation.update(expires_at=services.clock() - 1).execute()
+        elif how == "withdrawn":
+            joining.withdraw(services, bob.id, ann.id, roles.OPERATOR)
+        elif how == "workspace":
+            removal.delete_workspace(services, bob.id)
+        else:
+            Invitation.update(role="gone").execute()
+    words = "The role of this invitation is gone." if how == "role" else "used already, or is too old"
+    for done in (visitor.get(offered), post(visitor, offered)):
+        assert done.status_code == 404 and words in done.text
+    assert len(places(ann)) == 1
 
 
 def test_pages_for_everybody_say_nothing_of_scripts_elsewhere(visitor: FlaskClient) -> None:
