@@ -14,12 +14,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from flask import Flask
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests import factories
 from tests.flows import browser
 from tests.flows.browser import CHROMIUM, Watched
 from tests.platform import Platform
+from web import console
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium on this machine")
 
@@ -369,17 +371,60 @@ PAGES = {
     "version": "{script}/versions/1", "diff": "{script}/versions/2/diff?against=1", "schedule": "{script}/schedule",
     "secrets": "{script}/secrets", "executions": "/executions", "schedules": "/schedules", "events": "/events",
     "event": "/events/{event}", "dead-letters": "/dead-letters", "usage": "/usage", "members": "/members",
-    "roles": "/members/roles", "api-keys": "/api-keys", "audit": "/audit", "settings": "/settings",
+    "roles": "/members/roles", "new-role": "/members/roles/new", "role": "/members/roles/{role}",
+    "new-data-source": "/settings/data-sources/new?kind=postgresql", "data-source": "/settings/data-sources/{source}",
+    "invitation": "{invitation}", "api-keys": "/api-keys", "audit": "/audit", "settings": "/settings",
     "profile": "/profile", "workspaces": "/workspaces", "not-found": "/scripts/nothing-of-the-kind",
 }  # fmt: skip
 
 
+# Addresses that answer with something else than a page.
+NO_PAGES = {"/", "/login", "/login/oidc", "/login/oidc/callback"}
+NO_PAGE = re.compile(r"/(input|log|result|stream)$|/artifacts/|/versions/compare$")
+
+
+def test_every_page_of_the_console_is_looked_at() -> None:
+    app = Flask("addresses", static_folder=None)
+    for blueprint, _guard in console.BLUEPRINTS:
+        app.register_blueprint(blueprint)
+    rules = {rule.rule for rule in app.url_map.iter_rules() if "GET" in (rule.methods or ())}
+    names = {"script": "/scripts/x", "run": "/scripts/x/executions/x", "failed": "/scripts/x/executions/x",
+             "event": "x", "role": "x", "source": "x", "invitation": "/invitations/x"}  # fmt: skip
+    adapter = app.url_map.bind("localhost")
+    looked_at = {
+        adapter.match(path.format(**names).partition("?")[0], return_rule=True)[0].rule for path in PAGES.values()
+    }
+    assert {rule for rule in rules - NO_PAGES if not NO_PAGE.search(rule)} == looked_at
+
+
 @pytest.fixture(scope="module")
-def names(platform: Platform) -> dict[str, str]:
+def made(chromium: Browser, state: Any, platform: Platform) -> dict[str, str]:
+    """What only the console makes."""
+    context = chromium.new_context(storage_state=state)
+    page = context.new_page()
+    role, source = f"auditors-{uuid.uuid4().hex[:6]}", f"shown-{uuid.uuid4().hex[:6]}"
+    page.goto(f"{platform.url}/members/roles/new")
+    page.locator("[name=name]").fill(role)
+    page.locator("[name=title]").fill("Auditors")
+    page.locator("main form button[type=submit]").first.click()
+    page.goto(f"{platform.url}/settings/data-sources/new?kind=sqlite")
+    page.locator("[name=name]").fill(source)
+    page.locator("[name=file]").fill("shown.db")
+    page.locator("main form button[type=submit]").first.click()
+    page.goto(f"{platform.url}/members")
+    page.locator("#email").fill(f"shown-{uuid.uuid4().hex[:6]}@example.com")
+    page.get_by_role("button", name="Invite").click()
+    link = page.locator("#link").text_content()
+    context.close()
+    return {"role": role, "source": source, "invitation": urlsplit(link or "").path}
+
+
+@pytest.fixture(scope="module")
+def names(platform: Platform, made: dict[str, str]) -> dict[str, str]:
     """A script with something on each of its pages, and what else addresses name."""
     with platform.client() as api:
         slug = f"shown-{uuid.uuid4().hex[:6]}"
-        made = api.post("/scripts", json={
+        stored = api.post("/scripts", json={
             "id": slug, "display_name": "Monthly invoices <of all customers>", "runtime": "nodejs20",
             "description": "Makes the invoices of a month and tells who waits for them.", **factories.upload(SOURCE),
             "schedule": "cron(0 3 1 * ? *)", "time_zone": "Europe/Berlin", "secrets": {"SMTP_PASSWORD": "hidden"},
@@ -391,8 +436,9 @@ def names(platform: Platform) -> dict[str, str]:
         api.put(f"/scripts/{slug}", json=factories.upload(FAILING)).raise_for_status()
         failed = api.post(f"/scripts/{slug}/execute", json=call).raise_for_status().json()["run_id"]
         event = api.post("/events", json={"name": "shown.order.paid", "data": {"id": 7}}).raise_for_status().json()
-    script = f"/scripts/{made['uuid']}"
+    script = f"/scripts/{stored['uuid']}"
     return {
+        **made,
         "script": script, "run": f"{script}/executions/{run}", "failed": f"{script}/executions/{failed}",
         "event": event["event_id"],
     }  # fmt: skip

@@ -40,7 +40,7 @@ def _first() -> Response:
 
 
 # Every page with whoever may look at it.
-_BLUEPRINTS: tuple[tuple[Blueprint, auth.Guard], ...] = (
+BLUEPRINTS: tuple[tuple[Blueprint, auth.Guard], ...] = (
     (_home, identity.signed_in),
     (scripts.blueprint, identity.signed_in),
     (executions.blueprint, identity.signed_in),
@@ -58,7 +58,7 @@ _BLUEPRINTS: tuple[tuple[Blueprint, auth.Guard], ...] = (
     (profile.blueprint, profile.person),
     (signin.blueprint, identity.visitor),
 )
-for _each, _ in _BLUEPRINTS:
+for _each, _ in BLUEPRINTS:
     errors.install(_each)
 
 
@@ -70,6 +70,6 @@ def install(app: Flask, settings: Settings) -> None:
     signin.install(app)
     app.register_blueprint(assets.blueprint)
     auth.state(app, assets.blueprint.name, auth.public)
-    for blueprint, guard in _BLUEPRINTS:
+    for blueprint, guard in BLUEPRINTS:
         app.register_blueprint(blueprint)
         auth.state(app, blueprint.name, guard)
