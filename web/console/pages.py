@@ -6,9 +6,10 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, current_app, flash, redirect, render_template, request, session
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from werkzeug.urls import iri_to_uri
 
+from millrace import jsontext
 from millrace.paging import Position
 from web import cursors
 from web.console import assets, identity, languages, words
@@ -17,6 +18,7 @@ from web.console.languages import gettext as _
 from web.console.sentences import translated
 
 PAGE_SIZE = 20
+MAX_DEPTH = 100
 MAX_TOASTS = 5  # they travel in the cookie
 # Monaco and charts set styles on elements; scripts come from here alone, and none stands in a page.
 POLICY = (
@@ -148,13 +150,11 @@ def amount(number: str, unit: str) -> str:
 
 def pretty(text: str | None, limit: int = 200_000) -> str:
     """JSON text with indents, cut at a length that a browser shows at ease."""
+    shown = text or ""
     try:
-        shown = json.dumps(json.loads(text or "null"), indent=2, ensure_ascii=False)
+        value = json.loads(text or "null")
+        if not jsontext.is_deeper(value, MAX_DEPTH):  # indents of what is nested without end take its square
+            shown = json.dumps(value, indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):  # a handler may nest as deep as it likes
-        shown = text or ""
+        pass
     return shown if len(shown) <= limit else shown[:limit] + "\n…"
-
-
-def attribute(value: Any) -> Markup:
-    """JSON for a data attribute."""
-    return escape(json.dumps(value))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from flask import Flask
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 from werkzeug.serving import make_server
 
 from millrace import sessions
@@ -76,7 +76,7 @@ def test_a_double_click_on_execute_starts_one_execution(page: Page, services: Se
     # It can be started again, from the same page.
     page.click(f'[data-open="#execute-{hello.uuid}"]')
     page.click(f"#execute-{hello.uuid} [type=submit]")
-    page.wait_for_function("document.querySelectorAll('#executions tr[id^=execution-]').length === 2")
+    expect(page.locator("#executions tr[id^=execution-]")).to_have_count(2, timeout=20_000)
 
 
 def test_a_key_is_copied_on_a_page_of_plain_http(page: Page) -> None:
