@@ -265,18 +265,6 @@ def figures(
     return Figures([total.point(begin) for begin, total in sums.items()], whole.point(begins.start))
 
 
-def series(
-    services: Services, workspace_id: str, since: int, until: int, step: Literal["hour", "day"]
-) -> list[Point]:
-    """The points of `figures`."""
-    return figures(services, workspace_id, since, until, step).points
-
-
-def totals(services: Services, workspace_id: str, since: int, until: int) -> Point:
-    """All hours that the range touches in one."""
-    return figures(services, workspace_id, since, until, "hour").whole
-
-
 def _hours(services: Services, workspace_id: str, since: int, until: int) -> Iterator[tuple[int, _Sum]]:
     columns = (UsageHour.hour, UsageHour.runs, UsageHour.failed, UsageHour.worker_ms, UsageHour.durations)
     rows: Iterable[Any] = UsageHour.select(*columns).where(

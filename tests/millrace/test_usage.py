@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +20,14 @@ from tests import world
 from tests.world import ACME, OTHER, Clock, at_once
 
 MIDNIGHT = 1_800_000_000_000 - 1_800_000_000_000 % DAY_MS
+
+
+def series(memory: Services, workspace_id: str, since: int, until: int, step: Literal["hour", "day"]) -> list[Point]:
+    return usage.figures(memory, workspace_id, since, until, step).points
+
+
+def totals(memory: Services, workspace_id: str, since: int, until: int) -> Point:
+    return usage.figures(memory, workspace_id, since, until, "hour").whole
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +137,7 @@ def test_a_run_that_workers_carried_is_counted(memory: Services, clock: Clock) -
     world.finish(memory, world.start(memory, script), "timed_out")
     runs.release_due(memory)
     runs.cancel(memory, world.start(memory, script))
-    (now,) = usage.series(memory, ACME, clock.now, clock.now + 1, "hour")
+    (now,) = series(memory, ACME, clock.now, clock.now + 1, "hour")
     assert (now.runs, now.failed, now.worker_seconds, now.p50_ms) == (2, 0, 0.01, 5)
     clock.forward(ms=2 * HOUR_MS)
     summed(memory)
@@ -311,14 +319,14 @@ def test_points_cover_the_range_with_what_is_summed_up_and_with_the_present_hour
     for at in (MIDNIGHT - 3 * HOUR_MS, clock.now):
         ended(memory, stranger, at, 9000)
     summed(memory)
-    points = usage.series(memory, ACME, MIDNIGHT - 4 * HOUR_MS + 5, clock.now + 1, "hour")
+    points = series(memory, ACME, MIDNIGHT - 4 * HOUR_MS + 5, clock.now + 1, "hour")
     assert [(each.at, each.runs, each.failed, each.worker_seconds) for each in points] == [
         (MIDNIGHT - 4 * HOUR_MS, 0, 0, 0.0), (MIDNIGHT - 3 * HOUR_MS, 1, 0, 2.0),
         (MIDNIGHT - 2 * HOUR_MS, 1, 0, 2.0), (MIDNIGHT - HOUR_MS, 1, 1, 5.0),
     ]  # fmt: skip
     assert points[0].p50_ms is None and points[0].p99_ms is None
     assert points[3].p50_ms == pytest.approx(4000, rel=0.1) and not points[3].cut
-    whole = usage.totals(memory, ACME, MIDNIGHT - 4 * HOUR_MS + 5, clock.now)
+    whole = totals(memory, ACME, MIDNIGHT - 4 * HOUR_MS + 5, clock.now)
     assert (whole.runs, whole.failed, whole.worker_seconds) == (3, 1, 9.0)
     assert whole.p50_ms == pytest.approx(2000, rel=0.1) and whole.p99_ms == pytest.approx(4000, rel=0.1)
 
@@ -327,10 +335,10 @@ def test_the_hour_before_is_there_though_it_is_not_summed_up_yet(memory: Service
     script = world.script(memory)
     ended(memory, script, MIDNIGHT - 1)
     clock.now = MIDNIGHT + 1
-    assert [each.runs for each in usage.series(memory, ACME, MIDNIGHT - DAY_MS, MIDNIGHT + 1, "day")] == [1, 0]
+    assert [each.runs for each in series(memory, ACME, MIDNIGHT - DAY_MS, MIDNIGHT + 1, "day")] == [1, 0]
     clock.now = MIDNIGHT + GRACE_MS
     summed(memory)
-    assert [each.runs for each in usage.series(memory, ACME, MIDNIGHT - DAY_MS, MIDNIGHT + 1, "day")] == [1, 0]
+    assert [each.runs for each in series(memory, ACME, MIDNIGHT - DAY_MS, MIDNIGHT + 1, "day")] == [1, 0]
 
 
 def test_too_many_runs_of_the_present_hour_are_cut_and_it_says_so(
@@ -341,25 +349,25 @@ def test_too_many_runs_of_the_present_hour_are_cut_and_it_says_so(
     for at in (before, before + 1, now + 1, now + 2):
         ended(memory, script, at)
     monkeypatch.setattr(usage, "MOST_LIVE", 3)
-    points = usage.series(memory, ACME, before - HOUR_MS, clock.now, "hour")
+    points = series(memory, ACME, before - HOUR_MS, clock.now, "hour")
     assert [(each.runs, each.cut) for each in points] == [(0, False), (1, True), (2, False)]
-    assert usage.totals(memory, ACME, before, clock.now).cut
+    assert totals(memory, ACME, before, clock.now).cut
 
 
 @pytest.mark.parametrize("hours", [1, 24, 9000])
 def test_two_queries_do_whatever_the_range(memory: Services, queries: list[tuple[str, Any]], hours: int) -> None:
-    for ask in (usage.totals, lambda *range_: usage.series(*range_, "hour")):
+    for ask in (totals, lambda *range_: series(*range_, "hour")):
         queries.clear()
         ask(memory, ACME, MIDNIGHT - hours * HOUR_MS, MIDNIGHT)
         assert len(queries) == 2
 
 
 def test_ranges_that_are_empty_or_too_long(memory: Services) -> None:
-    assert usage.series(memory, ACME, MIDNIGHT, MIDNIGHT, "hour") == []
-    assert usage.series(memory, ACME, MIDNIGHT, MIDNIGHT - DAY_MS, "day") == []
-    assert usage.totals(memory, ACME, MIDNIGHT, MIDNIGHT) == Point(MIDNIGHT)
+    assert series(memory, ACME, MIDNIGHT, MIDNIGHT, "hour") == []
+    assert series(memory, ACME, MIDNIGHT, MIDNIGHT - DAY_MS, "day") == []
+    assert totals(memory, ACME, MIDNIGHT, MIDNIGHT) == Point(MIDNIGHT)
     with pytest.raises(Invalid, match="may be 10000"):
-        usage.series(memory, ACME, 0, MIDNIGHT, "hour")
+        series(memory, ACME, 0, MIDNIGHT, "hour")
 
 
 # Against a plain computation
@@ -384,10 +392,10 @@ def test_points_and_totals_are_what_all_runs_say(memory: Services, clock: Clock,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(usage, "SLICE", slice_)
         summed(memory)
-    points = usage.series(memory, ACME, first, MIDNIGHT, "hour")
+    points = series(memory, ACME, first, MIDNIGHT, "hour")
     for hour, point in enumerate(points):
         check(point, [each for each in given_runs if each[0] == hour])
-    check(usage.totals(memory, ACME, first, MIDNIGHT), given_runs)
+    check(totals(memory, ACME, first, MIDNIGHT), given_runs)
 
 
 def check(point: Point, plain: list[Any]) -> None:
@@ -424,7 +432,7 @@ def test_the_history_is_read_by_an_index_alone(memory: Services, queries: list[t
     ended(memory, world.script(memory), MIDNIGHT - 2 * HOUR_MS)
     queries.clear()
     Summing(memory).step()
-    usage.totals(memory, ACME, MIDNIGHT - DAY_MS, MIDNIGHT)
+    totals(memory, ACME, MIDNIGHT - DAY_MS, MIDNIGHT)
     selects = [each for each in queries if each[0].startswith("SELECT")]
     plans = [str(memory.database.execute_sql(f"EXPLAIN QUERY PLAN {sql}", each).fetchall()) for sql, each in selects]
     of_runs = [plan for (sql, _), plan in zip(selects, plans, strict=True) if '"run"' in sql]
@@ -459,7 +467,7 @@ def test_postgresql_reads_the_index_as_well(
 ) -> None:
     queries.clear()
     Summing(memory).step()
-    usage.totals(memory, "w-1", MIDNIGHT - DAY_MS, MIDNIGHT)
+    totals(memory, "w-1", MIDNIGHT - DAY_MS, MIDNIGHT)
     for sql, parameters in [each for each in queries if each[0].startswith("SELECT") and '"run"' in each[0]]:
         plan = str(memory.database.execute_sql(f"EXPLAIN {sql}", parameters).fetchall())
         assert "run_completed_at" in plan and "Seq Scan on run" not in plan, plan
